@@ -1,0 +1,29 @@
+//! pierhead: a forward HTTP(S) proxy with transparent container-registry caching.
+//!
+//! # Life of a request
+//!
+//! A client connects ([`listen`]) and asks for a host; [`policy`] decides; [`connect`] tunnels,
+//! refuses, or terminates TLS with a leaf from [`tls`]; [`registry`] reads the request in the words of
+//! [`oci`], asks its door whether this caller may see the content, and answers from the [`cache`],
+//! which reads the [`store`] or follows a download that [`upstream`] feeds. Data flows in that
+//! direction only; no room imports one before it.
+//!
+//! The modules, in that order:
+
+#![forbid(unsafe_code)]
+
+pub mod admin; // the listener of those who run the gateway
+pub mod app; // config to a running gateway
+pub mod cache; // request to bytes, once: downloads, their followers, the index, the bound
+pub mod cli;
+pub mod config; // the file and the environment, parsed into each room's own terms
+pub mod connect; // verdict to bytes: tunnel, forward, intercept
+pub mod listen; // socket to connection
+pub mod oci; // the vocabulary of registries; used by all
+pub mod policy; // connection to verdict: pure
+pub mod registry; // request to response: the registry rules and the door to the cache
+pub mod store; // bytes at rest
+pub mod telemetry; // metrics and logs; used by all
+pub mod tls; // the CA, its leaves, the roots that are trusted upstream
+pub mod upstream; // the network beyond: dialling, redirects, tokens
+pub mod wire; // the vocabulary of the wire; used by all // the command line
