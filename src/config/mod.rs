@@ -1,0 +1,358 @@
+//! FILE → the rooms' configurations. Nothing is bound, created or dialled before [`Config::load`]
+//! has accepted everything.
+//!
+//! The file is `--config`, else `PIERHEAD_CONFIG`, else `pierhead.toml` in the working directory,
+//! else `/etc/pierhead/pierhead.toml`, else none: every key has a default. Relative paths in it
+//! are relative to the working directory. The environment comes over the file.
+
+mod env;
+mod error;
+mod file;
+mod keys;
+mod places;
+mod units;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use self::env::Environment;
+pub use self::error::{ConfigError, KeyPath, Origin};
+use self::file::File;
+pub use self::keys::{KEYS, Key, Kind};
+use self::places::Places;
+use crate::policy::{AddressGuard, PolicyConfig, RegistryConfig, RuleConfig, same_registry};
+
+/// Everything that can be configured, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from; `None` when there was none.
+    pub file: Option<PathBuf>,
+    pub listen: ListenConfig,
+    pub ca: CaConfig,
+    pub cache: CacheConfig,
+    pub upstream: UpstreamConfig,
+    pub policy: PolicyConfig,
+    /// The `[[registry]]` entries, in the file's order.
+    pub registries: Vec<RegistryConfig>,
+    /// Whether the well-known public registries are answered.
+    pub builtin_registries: bool,
+    pub limits: LimitsConfig,
+    pub log: LogConfig,
+    /// What the owner should hear at the start, though it stops nothing.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenConfig {
+    /// At least one. Port 0 is allowed: the system picks one.
+    pub proxy: Vec<SocketAddr>,
+    /// `None`: no admin listener.
+    pub admin: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CaConfig {
+    pub dir: PathBuf,
+    /// The company's own CA, PEM; given together with `key` or not at all.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub name_constraints: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    pub dir: PathBuf,
+    /// In bytes; 0 keeps nothing.
+    pub max_size: u64,
+    /// In bytes.
+    pub min_free: u64,
+    /// Zero: every tag is asked for.
+    pub tag_ttl: Duration,
+    /// Never zero.
+    pub revalidate_timeout: Duration,
+    pub offline_for: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// PEM roots that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    pub allow_private: Vec<IpNet>,
+    /// By `host` or `host:port`, in lower case; an IPv6 host has brackets when a port follows.
+    pub resolve: HashMap<String, (IpAddr, Option<u16>)>,
+}
+
+/// Nothing here is zero but `drain`, which may be.
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    pub client_headers: Duration,
+    pub client_idle: Duration,
+    pub upstream_connect: Duration,
+    pub upstream_idle: Duration,
+    pub drain: Duration,
+    pub connections_per_client: usize,
+    /// In bytes.
+    pub manifest_size: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the file and the environment. `path` is `--config`.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let usual = ["pierhead.toml", "/etc/pierhead/pierhead.toml"];
+        Self::load_from(path, &usual.map(Path::new), env)
+    }
+
+    fn load_from(
+        path: Option<&Path>,
+        usual: &[&Path],
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let environment = Environment::read(env)?;
+        let named = path.or(environment.file.as_deref());
+        let mut places = Places::default();
+        if let Some((file, text)) = read(named, usual)? {
+            places.file = Some(file);
+            places.text = text;
+        }
+        let mut file: File =
+            toml::from_str(&places.text).map_err(|error| places.explain(&error))?;
+        let mut table: toml::Table =
+            toml::from_str(&places.text).map_err(|error| places.explain(&error))?;
+        for one in environment.overrides {
+            one.apply(&mut table);
+            // What came before was accepted, so whatever is wrong now is this variable's.
+            file = table.clone().try_into().map_err(|error: toml::de::Error| {
+                let origin = Origin::Variable(one.variable.clone());
+                places::explain_at(origin, KeyPath::new(one.key.path, None), error.message())
+            })?;
+            places.variables.insert(one.key.path, one.variable);
+        }
+        build(file, &places)
+    }
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+// === helpers ===
+
+/// The named file, which must exist, or the first of the usual ones that does.
+fn read(named: Option<&Path>, usual: &[&Path]) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let usual = match named {
+        Some(_) => &[],
+        None => usual,
+    };
+    for file in named.iter().chain(usual) {
+        match std::fs::read_to_string(file) {
+            Ok(text) => return Ok(Some((file.to_path_buf(), text))),
+            Err(err) if named.is_none() && err.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                return Err(ConfigError::Read {
+                    file: file.to_path_buf(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
+    if let Some(missing) = file::not_yet(&file) {
+        let key = KeyPath::new(missing.key, missing.entry);
+        return Err(ConfigError::NotYet {
+            origin: places.origin(&key),
+            key,
+            feature: missing.feature,
+        });
+    }
+    let wrong = |key: &str, entry: Option<usize>, message: &str| {
+        let key = KeyPath::new(key, entry);
+        Err(ConfigError::Value {
+            origin: places.origin(&key),
+            key,
+            message: message.to_owned(),
+        })
+    };
+    if file.listen.proxy.is_empty() {
+        return wrong(
+            "listen.proxy",
+            None,
+            "pierhead would listen nowhere; say for example proxy = [\"127.0.0.1:3128\"]",
+        );
+    }
+    match (&file.ca.certificate.0, &file.ca.key.0) {
+        (Some(_), None) => return wrong("ca.certificate", None, "say `ca.key` as well"),
+        (None, Some(_)) => return wrong("ca.key", None, "say `ca.certificate` as well"),
+        _ => {}
+    }
+    if file.limits.manifest_size.0 == 0 {
+        let message = "no manifest would pass; say for example manifest_size = \"4MiB\"";
+        return wrong("limits.manifest_size", None, message);
+    }
+
+    let mut warnings: Vec<String> = file::without_effect(&file)
+        .iter()
+        .map(|key| format!("`{key}` is set, but has no effect in this version of pierhead yet"))
+        .collect();
+    let registries: Vec<RegistryConfig> = file.registry.into_iter().map(registry).collect();
+    for (at, entry) in registries.iter().enumerate() {
+        let same = |earlier: &RegistryConfig| same_registry(earlier, entry);
+        if let Some(first) = registries[..at].iter().position(same) {
+            let message = format!(
+                "entry {} speaks of the same registry already; make them one",
+                first + 1
+            );
+            return wrong("registry.host", Some(at + 1), &message);
+        }
+    }
+    let upstream = UpstreamConfig {
+        ca_file: file.upstream.ca_file.0,
+        allow_private: file
+            .upstream
+            .allow_private
+            .iter()
+            .map(|net| net.0.0)
+            .collect(),
+        resolve: file.upstream.resolve,
+    };
+    warnings.extend(refused_addresses(&upstream));
+
+    let (cache, limits) = (file.cache, file.limits);
+    Ok(Config {
+        file: places.file.clone(),
+        listen: ListenConfig {
+            proxy: file.listen.proxy.iter().map(|addr| addr.0.0).collect(),
+            admin: file.listen.admin.0.map(|addr| addr.0),
+        },
+        ca: CaConfig {
+            dir: file.ca.dir,
+            certificate: file.ca.certificate.0,
+            key: file.ca.key.0,
+            name_constraints: file.ca.name_constraints,
+        },
+        cache: CacheConfig {
+            dir: cache.dir,
+            max_size: cache.max_size.0,
+            min_free: cache.min_free.0,
+            tag_ttl: cache.tag_ttl.0,
+            revalidate_timeout: cache.revalidate_timeout.0,
+            offline_for: cache.offline_for.0,
+        },
+        upstream,
+        policy: PolicyConfig {
+            default: file.policy.default,
+            rules: file.policy.rule.into_iter().map(rule).collect(),
+        },
+        registries,
+        builtin_registries: file.builtin_registries,
+        limits: LimitsConfig {
+            client_headers: limits.client_headers.0,
+            client_idle: limits.client_idle.0,
+            upstream_connect: limits.upstream_connect.0,
+            upstream_idle: limits.upstream_idle.0,
+            drain: limits.drain.0,
+            connections_per_client: limits.connections_per_client.get(),
+            manifest_size: limits.manifest_size.0,
+        },
+        log: LogConfig {
+            format: file.log.format,
+            level: file.log.level,
+        },
+        warnings,
+    })
+}
+
+fn rule(rule: file::Rule) -> RuleConfig {
+    RuleConfig {
+        action: rule.action,
+        hosts: rule.hosts,
+        ports: ports(rule.ports),
+        clients: rule.clients.into_iter().map(|net| net.0.0).collect(),
+        users: rule.users.unwrap_or_default(),
+    }
+}
+
+fn registry(entry: file::Registry) -> RegistryConfig {
+    RegistryConfig {
+        host: entry.host.0,
+        ports: ports(entry.ports),
+        auth: entry.auth,
+        push: entry.push,
+        tag_ttl: entry.tag_ttl,
+        repositories: entry.repositories,
+        deny_repositories: entry.deny_repositories,
+        enabled: entry.enabled,
+        url: entry.url.0.map(|url| url.0),
+    }
+}
+
+fn ports(ports: Vec<NonZeroU16>) -> Vec<u16> {
+    ports.into_iter().map(NonZeroU16::get).collect()
+}
+
+/// A fixed address goes through the address guard like every other.
+fn refused_addresses(upstream: &UpstreamConfig) -> Vec<String> {
+    let guard = AddressGuard::new(upstream.allow_private.clone());
+    let mut refused: Vec<String> = upstream
+        .resolve
+        .iter()
+        .filter_map(|(host, (ip, _))| {
+            let why = guard.check(*ip).err()?;
+            Some(format!(
+                "`upstream.resolve` sends {host} where it may not go: {why}"
+            ))
+        })
+        .collect();
+    refused.sort();
+    refused
+}
+
+#[cfg(test)]
+mod tests;
