@@ -1,0 +1,65 @@
+//! What can be wrong with the CA.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why there is no CA, or no signature from it. Each says what to do about it.
+#[derive(Debug, Error)]
+pub enum CaError {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("there is no CA in {} yet: `pierhead ca init` or the first `pierhead serve` makes one", dir.display())]
+    Absent { dir: PathBuf },
+    #[error(
+        "{} is there but its key {} is not: put the key back from a backup, or move {} away to have a new CA made (all clients need that one then)",
+        certificate.display(), key.display(), certificate.display()
+    )]
+    KeyMissing { certificate: PathBuf, key: PathBuf },
+    #[error(
+        "the key {} is there but its certificate {} is not: `pierhead ca init` or `pierhead serve` issues it again from the key",
+        key.display(), certificate.display()
+    )]
+    CertificateMissing { certificate: PathBuf, key: PathBuf },
+    #[error(
+        "[ca] {given} is set but {missing} is not: a CA takes both (neither: pierhead makes its own)"
+    )]
+    HalfGiven {
+        given: &'static str,
+        missing: &'static str,
+    },
+    #[error("{} is not a certificate in PEM: {reason}", path.display())]
+    Certificate { path: PathBuf, reason: String },
+    #[error("{} is not a usable key: {reason}; PEM is needed (PKCS#8, SEC1 or PKCS#1), P-256, P-384 or RSA, without a passphrase", path.display())]
+    Key { path: PathBuf, reason: String },
+    #[error(
+        "{} is not the key of {}: they have to be a pair (the issuing certificate first in its file, then its chain)",
+        key.display(), certificate.display()
+    )]
+    Mismatch { certificate: PathBuf, key: PathBuf },
+    #[error("{} cannot sign for hosts: {reason}; a CA or intermediate certificate is needed, not a server's", path.display())]
+    NotACa { path: PathBuf, reason: &'static str },
+    #[error("{} was not made by pierhead, which therefore cannot renew it: ask whoever gave it for a new one", path.display())]
+    NotOurs { path: PathBuf },
+    #[error("{name:?} cannot be a name constraint of the CA: it is neither a host nor a domain")]
+    Constraint { name: String },
+    #[error("cannot sign a certificate: {0}")]
+    Sign(#[from] rcgen::Error),
+}
+
+// === impl CaError ===
+
+impl CaError {
+    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
