@@ -1,0 +1,579 @@
+//! What the cache knows about its files, in one embedded database.
+//!
+//! The files are the truth about bytes; the index is the truth about everything else: sizes and last
+//! use, which tag stood for which digest and when that was confirmed, which repository an upstream has
+//! shown a digest in, and when a grant was last proven. One thread writes, in batches; reads are
+//! snapshots. An index that cannot be opened is set aside and rebuilt from the files.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redb::backends::InMemoryBackend;
+use redb::{
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+use crate::store::Key;
+
+/// What is known of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Bytes.
+    pub size: u64,
+    /// Microseconds since the epoch.
+    pub last_use: u64,
+    /// The media type a manifest was served with; empty for blobs.
+    pub media_type: String,
+}
+
+/// What a tag stood for when an upstream last said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    pub digest: String,
+    pub media_type: String,
+    /// Bytes of the manifest.
+    pub size: u64,
+    /// Seconds since the epoch of the upstream's last word.
+    pub confirmed: u64,
+}
+
+/// The index of one cache directory.
+#[derive(Debug)]
+pub struct Index {
+    db: Arc<Database>,
+    path: Option<PathBuf>,
+    writer: mpsc::Sender<Op>,
+    touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
+    used_at_open: u64,
+    /// The files have to be walked: there was no usable index.
+    rebuild: bool,
+}
+
+/// The index could not take a change; the cache goes on, a little more forgetful.
+#[derive(Debug, thiserror::Error)]
+#[error("the cache index could not be written: {0}")]
+pub struct IndexError(String);
+
+#[derive(Debug)]
+enum Op {
+    Insert(Key, ObjectInfo, Ack),
+    Remove(Vec<Key>, Ack),
+    Tag(String, Option<TagRecord>),
+    Member(Vec<u8>, u64),
+    Grant([u8; 32], Option<u64>),
+    Flush(Ack),
+}
+
+type Ack = Option<oneshot::Sender<Result<(), IndexError>>>;
+
+// === impl Index ===
+
+impl Index {
+    /// Opens `index.redb` in `dir`, or sets a broken one aside and starts anew. Blocking. Never
+    /// fails: where no file can be written the index lives in memory until the next start.
+    pub fn open(dir: &Path) -> Self {
+        let path = dir.join("index.redb");
+        let existed = path.exists();
+        let (db, path, rebuild) = match create(&path) {
+            Ok(db) => (db, Some(path), !existed),
+            Err(e) if existed && !is_space(&e) => {
+                let aside = path.with_extension("redb.broken");
+                warn!(error = %e, aside = %aside.display(), "the cache index is unreadable; it is set aside and rebuilt from the files");
+                let moved = std::fs::rename(&path, &aside);
+                match moved
+                    .map_err(|e| e.to_string())
+                    .and_then(|()| create(&path))
+                {
+                    Ok(db) => (db, Some(path), true),
+                    Err(e) => in_memory(&e),
+                }
+            }
+            Err(e) => in_memory(&e),
+        };
+        let used_at_open = read_used(&db);
+        let db = Arc::new(db);
+        let touched = Arc::new(Mutex::new(HashMap::new()));
+        let (writer, ops) = mpsc::channel(4096);
+        let thread = Writer {
+            db: db.clone(),
+            ops,
+            touched: touched.clone(),
+        };
+        if let Err(e) = std::thread::Builder::new()
+            .name("index".into())
+            .spawn(move || thread.run())
+        {
+            error!(error = %e, "no thread for the cache index; nothing will be remembered");
+        }
+        Self {
+            db,
+            path,
+            writer,
+            touched,
+            used_at_open,
+            rebuild,
+        }
+    }
+
+    /// Whether the objects have to be found by walking the files.
+    pub fn wants_rebuild(&self) -> bool {
+        self.rebuild
+    }
+
+    /// Bytes of all objects, as of the last commit before this start.
+    pub fn used_at_open(&self) -> u64 {
+        self.used_at_open
+    }
+
+    /// Bytes the index itself takes on disk.
+    pub fn file_size(&self) -> u64 {
+        self.path
+            .as_ref()
+            .and_then(|path| std::fs::metadata(path).ok())
+            .map_or(0, |meta| meta.len())
+    }
+
+    /// What is known of `key`.
+    pub fn object(&self, key: &Key) -> Option<ObjectInfo> {
+        let read = self.db.begin_read().ok()?;
+        let table = read.open_table(OBJECTS).ok()?;
+        let value = table.get(key.to_bytes().as_slice()).ok()??;
+        let (size, last_use, media_type) = value.value();
+        Some(ObjectInfo {
+            size,
+            last_use,
+            media_type: media_type.to_owned(),
+        })
+    }
+
+    /// Makes an object known, durably. Answers once it is on disk.
+    pub async fn insert(&self, key: Key, size: u64, media_type: String) -> Result<(), IndexError> {
+        let info = ObjectInfo {
+            size,
+            last_use: now_micros(),
+            media_type,
+        };
+        self.acked(|ack| Op::Insert(key, info, ack)).await
+    }
+
+    /// Forgets objects whose files are gone.
+    pub async fn remove(&self, keys: Vec<Key>) -> Result<(), IndexError> {
+        self.acked(|ack| Op::Remove(keys, ack)).await
+    }
+
+    /// Notes a use; written with the next batch.
+    pub fn touch(&self, key: &Key) {
+        lock(&self.touched).insert(key.to_bytes(), now_micros());
+    }
+
+    /// Everything sent before this is written when it answers.
+    pub async fn flush(&self) -> Result<(), IndexError> {
+        self.acked(Op::Flush).await
+    }
+
+    /// Up to `limit` objects, least recently used first, for which `wanted` holds.
+    pub fn coldest(&self, limit: usize, mut wanted: impl FnMut(&Key) -> bool) -> Vec<(Key, u64)> {
+        let mut found = || -> Result<Vec<(Key, u64)>, redb::Error> {
+            let read = self.db.begin_read()?;
+            let lru = read.open_table(LRU)?;
+            let objects = read.open_table(OBJECTS)?;
+            let mut found = Vec::new();
+            for entry in lru.iter()? {
+                let (at, ()) = {
+                    let (k, v) = entry?;
+                    (k.value().1.to_vec(), v.value())
+                };
+                let Some(key) = Key::from_bytes(&at) else {
+                    continue;
+                };
+                if !wanted(&key) {
+                    continue;
+                }
+                let size = objects
+                    .get(at.as_slice())?
+                    .map_or(0, |value| value.value().0);
+                found.push((key, size));
+                if found.len() == limit {
+                    break;
+                }
+            }
+            Ok(found)
+        };
+        found().unwrap_or_default()
+    }
+
+    /// The record of `tag_key`, see [`tag_key`].
+    pub fn tag(&self, tag_key: &str) -> Option<TagRecord> {
+        let read = self.db.begin_read().ok()?;
+        let table = read.open_table(TAGS).ok()?;
+        let value = table.get(tag_key).ok()??;
+        Some(tag_record(value.value()))
+    }
+
+    /// All records of one tag, whatever `Accept` they answer.
+    pub fn tag_variants(&self, tag_prefix: &str) -> Vec<TagRecord> {
+        let found = || -> Result<Vec<TagRecord>, redb::Error> {
+            let read = self.db.begin_read()?;
+            let table = read.open_table(TAGS)?;
+            let mut found = Vec::new();
+            for entry in table.range(tag_prefix..)?.take(MOST_VARIANTS) {
+                let (key, value) = entry?;
+                if !key.value().starts_with(tag_prefix) {
+                    break;
+                }
+                found.push(tag_record(value.value()));
+            }
+            Ok(found)
+        };
+        found().unwrap_or_default()
+    }
+
+    /// Remembers or (`None`) forgets a tag.
+    pub async fn set_tag(&self, tag_key: String, record: Option<TagRecord>) {
+        self.send(Op::Tag(tag_key, record)).await;
+    }
+
+    /// Whether an upstream has shown this member; see `access`.
+    pub fn member(&self, member: &[u8]) -> bool {
+        let known = || -> Result<bool, redb::Error> {
+            let read = self.db.begin_read()?;
+            Ok(read.open_table(MEMBERS)?.get(member)?.is_some())
+        };
+        known().unwrap_or(false)
+    }
+
+    pub async fn set_member(&self, member: Vec<u8>) {
+        self.send(Op::Member(member, now_seconds())).await;
+    }
+
+    /// When the grant was last proven, in seconds since the epoch.
+    pub fn grant(&self, grant: &[u8; 32]) -> Option<u64> {
+        let read = self.db.begin_read().ok()?;
+        let table = read.open_table(GRANTS).ok()?;
+        let value = table.get(grant.as_slice()).ok()??;
+        Some(value.value())
+    }
+
+    /// Remembers or (`None`) revokes a grant.
+    pub async fn set_grant(&self, grant: [u8; 32], at: Option<u64>) {
+        self.send(Op::Grant(grant, at)).await;
+    }
+
+    async fn acked(&self, op: impl FnOnce(Ack) -> Op) -> Result<(), IndexError> {
+        let (ack, done) = oneshot::channel();
+        self.send(op(Some(ack))).await;
+        done.await
+            .unwrap_or_else(|_| Err(IndexError("its writer has stopped".into())))
+    }
+
+    async fn send(&self, op: Op) {
+        // The writer ends only with the process; there is nobody to tell.
+        let _ = self.writer.send(op).await;
+    }
+}
+
+/// The key under which a tag's answer to one kind of `Accept` is remembered.
+pub fn tag_key(origin: &str, repository: &str, tag: &str, accept: &str) -> String {
+    format!("{}{accept}", tag_prefix(origin, repository, tag))
+}
+
+/// What all of a tag's keys begin with.
+pub fn tag_prefix(origin: &str, repository: &str, tag: &str) -> String {
+    format!("{origin}\n{repository}\n{tag}\n")
+}
+
+/// Seconds since the epoch.
+pub fn now_seconds() -> u64 {
+    now_micros() / 1_000_000
+}
+
+// === impl Writer ===
+
+struct Writer {
+    db: Arc<Database>,
+    ops: mpsc::Receiver<Op>,
+    touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut batch = Vec::new();
+        while self.ops.blocking_recv_many(&mut batch, 512) > 0 {
+            let touched = std::mem::take(&mut *lock(&self.touched));
+            let result = self.write(&batch, touched);
+            if let Err(e) = &result {
+                warn!(error = %e, "the cache index could not be written");
+            }
+            for op in batch.drain(..) {
+                if let Op::Insert(_, _, Some(ack))
+                | Op::Remove(_, Some(ack))
+                | Op::Flush(Some(ack)) = op
+                {
+                    let answer = match &result {
+                        Ok(()) => Ok(()),
+                        Err(e) => Err(IndexError(e.to_string())),
+                    };
+                    let _ = ack.send(answer);
+                }
+            }
+        }
+    }
+
+    fn write(&self, batch: &[Op], touched: HashMap<Vec<u8>, u64>) -> Result<(), redb::Error> {
+        let mut txn = self.db.begin_write()?;
+        // A crash must not cost a walk of the whole index at the next start.
+        txn.set_quick_repair(true);
+        let durable = batch
+            .iter()
+            .any(|op| !matches!(op, Op::Flush(_) | Op::Member(..)));
+        if !durable {
+            txn.set_durability(Durability::None)?;
+        }
+        apply(&txn, batch, touched)?;
+        txn.commit()?;
+        Ok(())
+    }
+}
+
+fn apply(
+    txn: &WriteTransaction,
+    batch: &[Op],
+    touched: HashMap<Vec<u8>, u64>,
+) -> Result<(), redb::Error> {
+    let mut objects = txn.open_table(OBJECTS)?;
+    let mut lru = txn.open_table(LRU)?;
+    let mut tags = txn.open_table(TAGS)?;
+    let mut members = txn.open_table(MEMBERS)?;
+    let mut grants = txn.open_table(GRANTS)?;
+    let mut meta = txn.open_table(META)?;
+    let mut used = meta.get(USED)?.map_or(0, |v| v.value());
+    let before = used;
+
+    for (key, at) in touched {
+        let Some((size, old, media)) = objects.get(key.as_slice())?.map(|v| {
+            let (size, old, media) = v.value();
+            (size, old, media.to_owned())
+        }) else {
+            continue;
+        };
+        lru.remove((old, key.as_slice()))?;
+        lru.insert((at, key.as_slice()), ())?;
+        objects.insert(key.as_slice(), (size, at, media.as_str()))?;
+    }
+    for op in batch {
+        match op {
+            Op::Insert(key, info, _) => {
+                let key = key.to_bytes();
+                let old = objects
+                    .insert(
+                        key.as_slice(),
+                        (info.size, info.last_use, info.media_type.as_str()),
+                    )?
+                    .map(|v| (v.value().0, v.value().1));
+                if let Some((size, at)) = old {
+                    lru.remove((at, key.as_slice()))?;
+                    used = used.saturating_sub(on_disk(size));
+                }
+                lru.insert((info.last_use, key.as_slice()), ())?;
+                used += on_disk(info.size);
+            }
+            Op::Remove(keys, _) => {
+                for key in keys {
+                    let key = key.to_bytes();
+                    let old = objects
+                        .remove(key.as_slice())?
+                        .map(|v| (v.value().0, v.value().1));
+                    if let Some((size, at)) = old {
+                        lru.remove((at, key.as_slice()))?;
+                        used = used.saturating_sub(on_disk(size));
+                    }
+                    // What upstream has shown stays true, but without the bytes nobody asks.
+                    let mut end = key.clone();
+                    end.push(u8::MAX);
+                    members.retain_in(key.as_slice()..end.as_slice(), |_, _| false)?;
+                }
+            }
+            Op::Tag(key, Some(record)) => {
+                tags.insert(
+                    key.as_str(),
+                    (
+                        record.digest.as_str(),
+                        record.media_type.as_str(),
+                        record.size,
+                        record.confirmed,
+                    ),
+                )?;
+            }
+            Op::Tag(key, None) => {
+                tags.remove(key.as_str())?;
+            }
+            Op::Member(member, at) => {
+                members.insert(member.as_slice(), at)?;
+            }
+            Op::Grant(grant, Some(at)) => {
+                grants.insert(grant.as_slice(), at)?;
+            }
+            Op::Grant(grant, None) => {
+                grants.remove(grant.as_slice())?;
+            }
+            Op::Flush(_) => {}
+        }
+    }
+    if used != before {
+        meta.insert(USED, used)?;
+    }
+    Ok(())
+}
+
+/// What a file of `size` bytes takes on disk: whole blocks.
+pub fn on_disk(size: u64) -> u64 {
+    size.div_ceil(BLOCK).saturating_mul(BLOCK)
+}
+
+fn create(path: &Path) -> Result<Database, String> {
+    let db = Builder::new()
+        .set_cache_size(CACHE)
+        .create(path)
+        .map_err(|e| e.to_string())?;
+    make_tables(&db).map_err(|e| e.to_string())?;
+    restrict(path);
+    Ok(db)
+}
+
+fn in_memory(why: &str) -> (Database, Option<PathBuf>, bool) {
+    error!(
+        error = why,
+        "the cache index cannot be kept on disk; until the next start it lives in memory"
+    );
+    let db = Builder::new()
+        .create_with_backend(InMemoryBackend::new())
+        // An empty database in memory asks nothing of the machine but memory.
+        .unwrap_or_else(|e| panic!("an index in memory: {e}"));
+    if let Err(e) = make_tables(&db) {
+        error!(error = %e, "the index in memory has no tables");
+    }
+    (db, None, true)
+}
+
+fn make_tables(db: &Database) -> Result<(), redb::Error> {
+    let txn = db.begin_write()?;
+    apply(&txn, &[], HashMap::new())?;
+    txn.commit()?;
+    Ok(())
+}
+
+/// A full disk is not a broken index: it must not be set aside.
+fn is_space(error: &str) -> bool {
+    error.contains("No space left") || error.contains("quota")
+}
+
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    // The index names private repositories; the directory's own mode is the first wall.
+    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+}
+
+fn read_used(db: &Database) -> u64 {
+    let used = || -> Result<u64, redb::Error> {
+        let read = db.begin_read()?;
+        let table = match read.open_table(META) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(0),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(table.get(USED)?.map_or(0, |v| v.value()))
+    };
+    used().unwrap_or(0)
+}
+
+fn tag_record((digest, media_type, size, confirmed): (&str, &str, u64, u64)) -> TagRecord {
+    TagRecord {
+        digest: digest.to_owned(),
+        media_type: media_type.to_owned(),
+        size,
+        confirmed,
+    }
+}
+
+fn now_micros() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const OBJECTS: TableDefinition<'_, &[u8], (u64, u64, &str)> = TableDefinition::new("objects");
+const LRU: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("lru");
+const TAGS: TableDefinition<'_, &str, (&str, &str, u64, u64)> = TableDefinition::new("tags");
+const MEMBERS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("members");
+const GRANTS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("grants");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const USED: &str = "used";
+const BLOCK: u64 = 4096;
+const CACHE: usize = 16 << 20;
+const MOST_VARIANTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::digest::{Algorithm, Digest};
+
+    fn key(name: &str) -> Key {
+        Key::blob(&Digest::of(Algorithm::Sha256, name.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn the_least_recently_used_object_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path());
+        for name in ["a", "b", "c"] {
+            index.insert(key(name), 10, String::new()).await.unwrap();
+        }
+        index.touch(&key("a"));
+        index.flush().await.unwrap();
+        let order: Vec<Key> = index
+            .coldest(9, |_| true)
+            .into_iter()
+            .map(|x| x.0)
+            .collect();
+        assert_eq!(order, [key("b"), key("c"), key("a")]);
+    }
+
+    #[tokio::test]
+    async fn what_is_used_survives_a_new_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path());
+        index.insert(key("a"), 5000, String::new()).await.unwrap();
+        index.insert(key("b"), 1, String::new()).await.unwrap();
+        index.remove(vec![key("b")]).await.unwrap();
+        drop(index);
+        // The writer's thread lets go of the file when its channel closes.
+        let index = loop {
+            let again = Index::open(dir.path());
+            if again.path.is_some() && !again.rebuild {
+                break again;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(index.used_at_open(), 8192);
+    }
+
+    #[tokio::test]
+    async fn a_torn_index_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("index.redb"), b"torn").unwrap();
+        let index = Index::open(dir.path());
+        assert!(index.wants_rebuild());
+        assert!(dir.path().join("index.redb.broken").exists());
+        index.insert(key("a"), 1, "x".into()).await.unwrap();
+        assert_eq!(index.object(&key("a")).unwrap().media_type, "x");
+    }
+}

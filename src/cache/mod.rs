@@ -1,0 +1,321 @@
+//! Request to bytes, once: the only door to the store.
+
+pub mod flight;
+pub mod index;
+mod open;
+pub mod origin;
+pub mod passthrough;
+pub mod reader;
+pub mod space;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use self::flight::Flight;
+use self::index::Index;
+pub use self::open::Object;
+use self::open::OpenObjects;
+use self::origin::Origin;
+use self::space::{Bounds, Reservation, Space};
+use crate::oci::digest::Digest;
+use crate::store::{Key, Kind, Partial, Spool, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
+
+/// `[cache]`, as far as the bytes are concerned.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    pub dir: PathBuf,
+    pub bounds: Bounds,
+}
+
+/// Verified bytes, and downloads on their way to be.
+#[derive(Debug)]
+pub struct Cache {
+    store: Arc<Store>,
+    index: Arc<Index>,
+    space: Arc<Space>,
+    open: Arc<OpenObjects>,
+    flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    /// Manifests are small and asked for often.
+    manifests: moka::sync::Cache<Digest, Manifest>,
+    metrics: Arc<Metrics>,
+}
+
+/// A cached manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub digest: Digest,
+    pub media_type: Arc<str>,
+    pub bytes: Bytes,
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Opens the directory. Blocking. What a dead process left is resumed, adopted or dropped.
+    pub fn open(config: &CacheConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
+        let store = Arc::new(Store::open(&config.dir)?);
+        let index = Arc::new(Index::open(&config.dir));
+        let open = Arc::new(OpenObjects::default());
+        let space = Space::new(
+            config.bounds,
+            store.clone(),
+            index.clone(),
+            open.clone(),
+            metrics.clone(),
+        );
+        metrics
+            .cache_max_bytes
+            .set(i64::try_from(config.bounds.max_size).unwrap_or(i64::MAX));
+        Ok(Arc::new(Self {
+            store,
+            index,
+            space,
+            open,
+            flights: Mutex::default(),
+            manifests: moka::sync::Cache::builder()
+                .max_capacity(MANIFEST_MEMORY)
+                .weigher(|_, manifest: &Manifest| {
+                    u32::try_from(manifest.bytes.len() + 256).unwrap_or(u32::MAX)
+                })
+                .build(),
+            metrics,
+        }))
+    }
+
+    /// Settles what the last process left, then sweeps now and then. Never ends.
+    pub async fn keep_house(self: Arc<Self>) {
+        self.settle_partials().await;
+        if self.index.wants_rebuild() {
+            self.rebuild().await;
+        }
+        let mut every = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            every.tick().await;
+            self.space.sweep_parked(PARKED_FOR);
+            let _ = self.index.flush().await;
+        }
+    }
+
+    /// The directory's index: tags, members and grants live there too.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// A complete blob.
+    pub fn blob(&self, digest: &Digest) -> Option<Object> {
+        let key = Key::blob(digest);
+        match self.open.open(&self.store, &key) {
+            Ok(object) => {
+                if object.is_some() {
+                    self.index.touch(&key);
+                }
+                object
+            }
+            Err(e) => {
+                warn!(%digest, error = %e, "a cached blob cannot be opened");
+                None
+            }
+        }
+    }
+
+    /// A cached manifest. The first read comes from disk.
+    pub async fn manifest(&self, digest: &Digest) -> Option<Manifest> {
+        let key = Key::manifest(digest);
+        if let Some(manifest) = self.manifests.get(digest) {
+            self.index.touch(&key);
+            return Some(manifest);
+        }
+        let object = self.open.open(&self.store, &key).ok()??;
+        let file = object.file();
+        let bytes = tokio::task::spawn_blocking(move || {
+            use std::os::unix::fs::FileExt;
+            let mut bytes = vec![0; usize::try_from(object.size()).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+        })
+        .await
+        .ok()?
+        .inspect_err(|e| warn!(%digest, error = %e, "a cached manifest cannot be read"))
+        .ok()?;
+        let media_type = match self.index.object(&key) {
+            Some(info) if !info.media_type.is_empty() => info.media_type,
+            _ => crate::oci::manifest::sniff(&bytes)?,
+        };
+        let manifest = Manifest {
+            digest: digest.clone(),
+            media_type: media_type.into(),
+            bytes: bytes.into(),
+        };
+        self.manifests.insert(digest.clone(), manifest.clone());
+        self.index.touch(&key);
+        Some(manifest)
+    }
+
+    /// Keeps a manifest whose bytes were verified to be `manifest.digest`. A full disk only means
+    /// that it is asked for again.
+    pub async fn keep_manifest(&self, manifest: &Manifest) {
+        let kept = async {
+            let size = manifest.bytes.len() as u64;
+            let room = self
+                .space
+                .reserve(size)
+                .await
+                .map_err(|e| io::Error::other(e.to_string()))?;
+            let store = self.store.clone();
+            let (key, bytes) = (Key::manifest(&manifest.digest), manifest.bytes.clone());
+            let spool = tokio::task::spawn_blocking(move || {
+                let mut spool = store.spool(&key)?;
+                spool.restart()?;
+                match spool.append(&[bytes]) {
+                    Ok(()) => Ok(spool),
+                    Err(e) => {
+                        spool.discard();
+                        Err(e)
+                    }
+                }
+            })
+            .await
+            .map_err(io::Error::other)??;
+            let media_type = manifest.media_type.to_string();
+            self.keep(spool, &Key::manifest(&manifest.digest), room, media_type)
+                .await
+        };
+        match kept.await {
+            Ok(()) => self
+                .manifests
+                .insert(manifest.digest.clone(), manifest.clone()),
+            Err(e) => warn!(digest = %manifest.digest, error = %e, "a manifest could not be kept"),
+        }
+    }
+
+    /// The download of `digest` that is under way, if any.
+    pub fn flight(&self, digest: &Digest) -> Option<Arc<Flight>> {
+        self.flights().get(digest).cloned()
+    }
+
+    /// Joins the download of `digest`, or begins it with `source`; the answer's second half says
+    /// whether this call began it. `through` names the repository that `source` asks, for those who
+    /// need to know what upstream has shown where.
+    pub fn download(
+        self: &Arc<Self>,
+        digest: &Digest,
+        through: String,
+        source: Arc<dyn Origin>,
+    ) -> (Arc<Flight>, bool) {
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(digest) {
+            return (flight.clone(), false);
+        }
+        let flight = Flight::new(digest.clone(), through, source);
+        flights.insert(digest.clone(), flight.clone());
+        drop(flights);
+        tokio::spawn(flight.clone().run(self.clone()));
+        (flight, true)
+    }
+
+    /// Downloads under way.
+    pub fn flights_under_way(&self) -> usize {
+        self.flights().len()
+    }
+
+    /// Puts a verified spool in place and makes the index know it.
+    async fn keep(
+        &self,
+        spool: Spool,
+        key: &Key,
+        room: Reservation,
+        media_type: String,
+    ) -> io::Result<()> {
+        let size = spool.written();
+        let store = self.store.clone();
+        let committed = tokio::task::spawn_blocking(move || spool.commit(&store))
+            .await
+            .map_err(io::Error::other)??;
+        if self.index.object(key).is_some() {
+            // Known already: these bytes took the place of the same bytes.
+            drop(room);
+        } else {
+            room.become_object(size);
+        }
+        if let Err(e) = self.index.insert(key.clone(), size, media_type).await {
+            // The file is there and right; the next start adopts it by its second name.
+            warn!(digest = %key.digest, error = %e, "the index does not know a cached object yet");
+            return Ok(());
+        }
+        committed.settle();
+        Ok(())
+    }
+
+    fn end_flight(&self, digest: &Digest) {
+        if self.flights().remove(digest).is_some() {
+            self.metrics.downloads_active.dec();
+        }
+    }
+
+    fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn settle_partials(&self) {
+        let store = self.store.clone();
+        let partials = match tokio::task::spawn_blocking(move || store.partials()).await {
+            Ok(Ok(partials)) => partials,
+            Ok(Err(e)) => return warn!(error = %e, "broken downloads cannot be listed"),
+            Err(_) => return,
+        };
+        for Partial { key, size, linked } in partials {
+            if self.flight(&key.digest).is_some() {
+                continue;
+            }
+            if linked {
+                if self.index.object(&key).is_none() {
+                    self.adopt(key.clone(), size).await;
+                }
+            } else if key.kind == Kind::Blob && size > 0 {
+                self.space.park_found(key.digest, size);
+                continue;
+            }
+            let _ = self.store.remove_partial(&key);
+        }
+    }
+
+    /// Finds every object again, while requests are served already.
+    async fn rebuild(&self) {
+        let (found, mut objects) = tokio::sync::mpsc::channel(1024);
+        let store = self.store.clone();
+        let walk = tokio::task::spawn_blocking(move || {
+            store.walk(|key, size| found.blocking_send((key, size)).is_ok())
+        });
+        let mut count = 0u64;
+        while let Some((key, size)) = objects.recv().await {
+            if self.index.object(&key).is_none() {
+                self.adopt(key, size).await;
+                count += 1;
+            }
+        }
+        match walk.await {
+            Ok(Ok(())) if count > 0 => info!(count, "the cache index was rebuilt from the files"),
+            Ok(Err(e)) => warn!(error = %e, "the cache directory cannot be walked"),
+            _ => {}
+        }
+    }
+
+    async fn adopt(&self, key: Key, size: u64) {
+        self.space.adopt(size);
+        if let Err(e) = self.index.insert(key.clone(), size, String::new()).await {
+            warn!(digest = %key.digest, error = %e, "an object on disk could not be made known");
+        }
+    }
+}
+
+/// Bytes of manifests kept in memory.
+const MANIFEST_MEMORY: u64 = 64 << 20;
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// A broken download waits this long for somebody to resume it.
+const PARKED_FOR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,75 @@
+//! Complete objects that are being read: opened once, shared, and never evicted meanwhile.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::store::{Key, Store};
+
+/// A complete object, open for reading. As long as one clone lives it is not evicted.
+#[derive(Clone, Debug)]
+pub struct Object {
+    file: Arc<File>,
+    size: u64,
+}
+
+/// Who is open now.
+#[derive(Debug, Default)]
+pub struct OpenObjects {
+    open: Mutex<HashMap<Key, Weak<File>>>,
+}
+
+// === impl Object ===
+
+impl Object {
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+// === impl OpenObjects ===
+
+impl OpenObjects {
+    /// Opens `key`, or shares the file of somebody who has it open. Blocking, though briefly.
+    pub fn open(&self, store: &Store, key: &Key) -> io::Result<Option<Object>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(key).and_then(Weak::upgrade) {
+            let size = file.metadata()?.len();
+            return Ok(Some(Object { file, size }));
+        }
+        // Under the lock, so that an eviction sees either no file or an open one.
+        let Some((file, size)) = store.open_object(key)? else {
+            return Ok(None);
+        };
+        let file = Arc::new(file);
+        if open.len() >= SWEEP_AT && open.len().is_power_of_two() {
+            open.retain(|_, file| file.strong_count() > 0);
+        }
+        open.insert(key.clone(), Arc::downgrade(&file));
+        Ok(Some(Object { file, size }))
+    }
+
+    pub fn is_open(&self, key: &Key) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(key).is_some_and(|file| file.strong_count() > 0)
+    }
+
+    /// Removes the file of `key` unless somebody reads it; answers whether it is gone. Blocking.
+    pub fn remove(&self, store: &Store, key: &Key) -> io::Result<bool> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.get(key).is_some_and(|file| file.strong_count() > 0) {
+            return Ok(false);
+        }
+        open.remove(key);
+        store.remove(key)?;
+        Ok(true)
+    }
+}
+
+const SWEEP_AT: usize = 1024;

@@ -1,0 +1,131 @@
+//! Where bytes come from, as the cache sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::Response;
+
+use crate::wire::body::Body;
+
+/// One way to get one blob: a registry, a repository and a credential.
+pub trait Origin: fmt::Debug + Send + Sync + 'static {
+    /// Asks for the bytes from `offset` on. Every call starts at the registry, so that an expired
+    /// redirect or token is renewed.
+    fn fetch(&self, offset: u64) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+}
+
+/// The head of an upstream's answer, and its body to come.
+pub struct Fetched {
+    /// Offset of the body's first byte.
+    pub start: u64,
+    /// Bytes of the whole blob, where upstream says so.
+    pub total: Option<u64>,
+    pub body: Body,
+}
+
+/// Why an upstream gave no bytes.
+#[derive(Clone, Debug)]
+pub enum FetchError {
+    /// It answered, and not with bytes: what it said, for the client to read.
+    Answer(Arc<Response<Bytes>>),
+    /// It has no bytes at that offset (416); the whole has `total`, where it says so.
+    PastTheEnd { total: Option<u64> },
+    /// It cannot be reached, or broke off.
+    Gone(Gone),
+}
+
+/// An upstream that cannot be reached.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Gone {
+    /// For the person who reads the error.
+    pub message: String,
+    /// It was silent, rather than refusing.
+    pub timeout: bool,
+    /// Trying again may help: not so for a refused address or a certificate that does not verify.
+    pub retry: bool,
+}
+
+/// Waits between tries: doubling, with full jitter, and only so many without progress.
+#[derive(Debug)]
+pub struct Backoff {
+    tries: u32,
+    left: u32,
+    most: u32,
+    total_left: u32,
+}
+
+// === impl FetchError ===
+
+impl FetchError {
+    /// Whether the same question may be answered better a moment later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Answer(answer) => {
+                let status = answer.status();
+                status.is_server_error() || matches!(status.as_u16(), 408 | 429)
+            }
+            Self::PastTheEnd { .. } => false,
+            Self::Gone(gone) => gone.retry,
+        }
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// Gives up after `most` tries in a row without progress.
+    pub fn new(most: u32) -> Self {
+        Self {
+            tries: 0,
+            left: most,
+            most,
+            total_left: MOST_IN_ALL,
+        }
+    }
+
+    /// Bytes arrived: the patience starts anew.
+    pub fn progress(&mut self) {
+        self.tries = 0;
+        self.left = self.most;
+    }
+
+    /// How long to wait before the next try; `None` when the patience is spent.
+    pub fn next(&mut self) -> Option<Duration> {
+        self.left = self.left.checked_sub(1)?;
+        self.total_left = self.total_left.checked_sub(1)?;
+        let ceiling = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
+        self.tries += 1;
+        let mut random = [0u8; 4];
+        // Without randomness every wait is the longest: safe, only less spread.
+        let share = match getrandom::fill(&mut random) {
+            Ok(()) => f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX),
+            Err(_) => 1.0,
+        };
+        Some(ceiling.mul_f64(0.5 + share / 2.0))
+    }
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+/// An upstream that sends a byte and breaks, again and again, ends too.
+const MOST_IN_ALL: u32 = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends_and_starts_anew_with_progress() {
+        let mut backoff = Backoff::new(3);
+        assert!(backoff.next().is_some());
+        assert!(backoff.next().is_some());
+        backoff.progress();
+        let waits: Vec<_> = std::iter::from_fn(|| backoff.next()).collect();
+        assert_eq!(waits.len(), 3);
+        assert!(waits.iter().all(|wait| *wait <= LONGEST));
+    }
+}

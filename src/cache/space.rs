@@ -1,0 +1,325 @@
+//! The bound: what may be written, and what goes to make room.
+//!
+//! Every byte that is, or is about to be, in the cache directory is counted before it is written:
+//! objects, downloads at their full announced size, broken downloads kept for resuming, and the
+//! index. `max_size` and `min_free` therefore hold at all times, not after a sweep.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::index::{Index, on_disk};
+use super::open::OpenObjects;
+use crate::oci::digest::Digest;
+use crate::store::{Key, Store};
+use crate::telemetry::metrics::Metrics;
+
+/// The limits of `[cache]`, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub max_size: u64,
+    /// Of the file system.
+    pub min_free: u64,
+}
+
+/// There is no room, even after everything that may go has gone.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no room for {wanted} bytes in the cache: {why}")]
+pub struct NoSpace {
+    wanted: u64,
+    why: String,
+}
+
+/// The ledger of one cache directory.
+#[derive(Debug)]
+pub struct Space {
+    bounds: Bounds,
+    store: Arc<Store>,
+    index: Arc<Index>,
+    open: Arc<OpenObjects>,
+    metrics: Arc<Metrics>,
+    /// Objects and reservations, in bytes on disk.
+    used: AtomicU64,
+    /// Reserved bytes that are not on disk yet.
+    pending: AtomicU64,
+    parked: Mutex<HashMap<Digest, Parked>>,
+    /// One at a time makes room.
+    making_room: tokio::sync::Mutex<()>,
+}
+
+/// Room that is set aside; given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    space: Arc<Space>,
+    bytes: u64,
+    written: u64,
+}
+
+#[derive(Debug)]
+struct Parked {
+    _room: Reservation,
+    since: Instant,
+}
+
+// === impl Space ===
+
+impl Space {
+    pub fn new(
+        bounds: Bounds,
+        store: Arc<Store>,
+        index: Arc<Index>,
+        open: Arc<OpenObjects>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let used = AtomicU64::new(index.used_at_open());
+        let space = Arc::new(Self {
+            bounds,
+            store,
+            index,
+            open,
+            metrics,
+            used,
+            pending: AtomicU64::new(0),
+            parked: Mutex::default(),
+            making_room: tokio::sync::Mutex::new(()),
+        });
+        space.report();
+        space
+    }
+
+    /// Bytes that objects, downloads and the index take.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed) + self.index.file_size()
+    }
+
+    /// Sets `bytes` aside, removing the least recently used objects where needed.
+    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoSpace> {
+        let mut room = Reservation {
+            space: self.clone(),
+            bytes: 0,
+            written: 0,
+        };
+        room.grow(bytes).await?;
+        Ok(room)
+    }
+
+    /// Counts an object that was found on disk without having been reserved.
+    pub fn adopt(&self, size: u64) {
+        self.used.fetch_add(on_disk(size), Ordering::Relaxed);
+        self.report();
+    }
+
+    /// Takes an object's bytes off the ledger.
+    pub fn forget(&self, size: u64) {
+        sub(&self.used, on_disk(size));
+        self.report();
+    }
+
+    /// Keeps a broken download's bytes for a while, in the room it had.
+    pub fn park(&self, digest: Digest, mut room: Reservation, size: u64) {
+        room.shrink_to(size);
+        self.parked().insert(
+            digest,
+            Parked {
+                _room: room,
+                since: Instant::now(),
+            },
+        );
+    }
+
+    /// Counts a broken download found at start.
+    pub fn park_found(self: &Arc<Self>, digest: Digest, size: u64) {
+        let bytes = on_disk(size);
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        let room = Reservation {
+            space: self.clone(),
+            bytes,
+            written: bytes,
+        };
+        self.park(digest, room, size);
+    }
+
+    /// Hands a broken download's bytes to the one who resumes it. The room is given back: the one
+    /// who resumes reserves the whole.
+    pub fn unpark(&self, digest: &Digest) -> bool {
+        let parked = self.parked().remove(digest);
+        parked.is_some()
+    }
+
+    /// Removes broken downloads that nobody resumed.
+    pub fn sweep_parked(&self, older_than: Duration) {
+        let stale: Vec<Digest> = self
+            .parked()
+            .iter()
+            .filter(|(_, parked)| parked.since.elapsed() >= older_than)
+            .map(|(digest, _)| digest.clone())
+            .collect();
+        for digest in stale {
+            self.drop_parked(&digest);
+        }
+    }
+
+    async fn make_room(&self, bytes: u64) -> Result<(), NoSpace> {
+        let _turn = self.making_room.lock().await;
+        let no = |why: String| NoSpace { wanted: bytes, why };
+        if bytes.saturating_add(self.index.file_size()) > self.bounds.max_size {
+            return Err(no(format!("cache.max_size is {}", self.bounds.max_size)));
+        }
+        loop {
+            let over = self
+                .used()
+                .saturating_add(bytes)
+                .saturating_sub(self.bounds.max_size);
+            let free = self.store.free().map_err(|e| no(e.to_string()))?;
+            let spoken_for = self.pending.load(Ordering::Relaxed);
+            let short = self
+                .bounds
+                .min_free
+                .saturating_add(bytes)
+                .saturating_add(spoken_for)
+                .saturating_sub(free);
+            let needed = over.max(short);
+            if needed == 0 {
+                self.used.fetch_add(bytes, Ordering::Relaxed);
+                self.pending.fetch_add(bytes, Ordering::Relaxed);
+                self.report();
+                return Ok(());
+            }
+            let freed = self.evict(needed).await;
+            if freed == 0 {
+                let bound = if over > 0 { "max_size" } else { "min_free" };
+                return Err(no(format!(
+                    "{needed} bytes over cache.{bound} and nothing left that may go"
+                )));
+            }
+        }
+    }
+
+    /// Frees at least `needed` bytes where it can; answers how many.
+    async fn evict(&self, needed: u64) -> u64 {
+        let mut freed = 0;
+        let parked: Vec<Digest> = self.parked().keys().cloned().collect();
+        for digest in parked {
+            if freed >= needed {
+                return freed;
+            }
+            freed += self.drop_parked(&digest);
+        }
+        // The order must know the uses that are still in memory.
+        let _ = self.index.flush().await;
+        while freed < needed {
+            let cold = self
+                .index
+                .coldest(EVICT_BATCH, |key| !self.open.is_open(key));
+            if cold.is_empty() {
+                break;
+            }
+            let mut gone = Vec::new();
+            for (key, size) in cold {
+                if freed >= needed {
+                    break;
+                }
+                match self.open.remove(&self.store, &key) {
+                    Ok(true) => {}
+                    // Opened since it was listed: it stays.
+                    Ok(false) => continue,
+                    Err(e) => {
+                        warn!(digest = %key.digest, error = %e, "an object cannot be removed");
+                        continue;
+                    }
+                }
+                debug!(digest = %key.digest, size, "evicted");
+                freed += on_disk(size);
+                self.forget(size);
+                self.metrics.evictions.inc();
+                gone.push(key);
+            }
+            if gone.is_empty() || self.index.remove(gone).await.is_err() {
+                break;
+            }
+        }
+        freed
+    }
+
+    fn drop_parked(&self, digest: &Digest) -> u64 {
+        let Some(parked) = self.parked().remove(digest) else {
+            return 0;
+        };
+        if let Err(e) = self.store.remove_partial(&Key::blob(digest)) {
+            warn!(%digest, error = %e, "a broken download cannot be removed");
+        }
+        parked._room.bytes
+    }
+
+    fn parked(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) {
+        let used = i64::try_from(self.used()).unwrap_or(i64::MAX);
+        self.metrics.cache_bytes.set(used);
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation {
+    /// Sets room aside for `bytes` in all, as far as that is more than there is.
+    pub async fn grow(&mut self, bytes: u64) -> Result<(), NoSpace> {
+        let more = on_disk(bytes).saturating_sub(self.bytes);
+        if more > 0 {
+            self.space.make_room(more).await?;
+            self.bytes += more;
+        }
+        Ok(())
+    }
+
+    /// Bytes that are set aside.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Notes that `bytes` in all are on disk by now.
+    pub fn wrote(&mut self, bytes: u64) {
+        let written = bytes.min(self.bytes);
+        sub(&self.space.pending, written.saturating_sub(self.written));
+        self.written = self.written.max(written);
+    }
+
+    /// The bytes are an object now, counted until it is forgotten.
+    pub fn become_object(mut self, size: u64) {
+        self.shrink_to(size);
+        // Counted by the ledger from here on; nothing is given back.
+        self.bytes = 0;
+        self.written = 0;
+    }
+
+    fn shrink_to(&mut self, size: u64) {
+        self.wrote(self.bytes);
+        let spare = self.bytes.saturating_sub(on_disk(size));
+        sub(&self.space.used, spare);
+        self.bytes -= spare;
+        self.written = self.bytes;
+        self.space.report();
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        sub(&self.space.pending, self.bytes.saturating_sub(self.written));
+        sub(&self.space.used, self.bytes);
+        self.space.report();
+    }
+}
+
+fn sub(counter: &AtomicU64, bytes: u64) {
+    // Saturating: a count that drifted low is harmless, one that wrapped is not.
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+        Some(n.saturating_sub(bytes))
+    });
+}
+
+const EVICT_BATCH: usize = 32;

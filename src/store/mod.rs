@@ -1,0 +1,363 @@
+//! Bytes at rest: content-addressed files, and the spool a download is written to.
+//!
+//! Layout under the cache directory:
+//!
+//! ```text
+//! lock                         held (flock) by the one process that uses the directory
+//! blobs/sha256/ab/<hex>        verified blobs
+//! manifests/sha256/ab/<hex>    verified manifests
+//! partial/blobs-sha256-<hex>   downloads: in progress, or broken off and worth resuming
+//! ```
+//!
+//! A file appears under `blobs/` or `manifests/` only after it verified and was synced, by `link(2)`
+//! from `partial/`; the partial name goes after the index knows the object. A crash between the two
+//! therefore leaves both names, which is how the next start finds what the index missed without
+//! walking the tree.
+
+mod spool;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::fs::{FlockOperation, flock};
+
+pub use self::spool::{Committed, Mismatch, Spool};
+use crate::oci::digest::{Algorithm, Digest};
+
+/// What an object is, and so which folder holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Blob,
+    Manifest,
+}
+
+/// An object's name in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub kind: Kind,
+    pub digest: Digest,
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the cache directory {path} cannot be used: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "the cache directory {path} is in use by another pierhead; give each its own cache.dir"
+    )]
+    Locked { path: PathBuf },
+}
+
+/// The files of one cache directory, held by one process.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// A file in `partial/` found at start.
+#[derive(Debug)]
+pub struct Partial {
+    pub key: Key,
+    pub size: u64,
+    /// It had become an object when the process died between link and index.
+    pub linked: bool,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Blob, Self::Manifest];
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Blob => "blobs",
+            Self::Manifest => "manifests",
+        }
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    pub fn blob(digest: &Digest) -> Self {
+        Self {
+            kind: Kind::Blob,
+            digest: digest.clone(),
+        }
+    }
+
+    pub fn manifest(digest: &Digest) -> Self {
+        Self {
+            kind: Kind::Manifest,
+            digest: digest.clone(),
+        }
+    }
+
+    /// A compact form for the index: kind, algorithm, raw digest.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![
+            match self.kind {
+                Kind::Blob => b'b',
+                Kind::Manifest => b'm',
+            },
+            match self.digest.algorithm() {
+                Algorithm::Sha256 => 2,
+                Algorithm::Sha512 => 5,
+            },
+        ];
+        out.extend(self.digest.raw());
+        out
+    }
+
+    /// The inverse of [`Key::to_bytes`]; `None` for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (head, raw) = bytes.split_at_checked(2)?;
+        let kind = match head[0] {
+            b'b' => Kind::Blob,
+            b'm' => Kind::Manifest,
+            _ => return None,
+        };
+        let algorithm = match head[1] {
+            2 => Algorithm::Sha256,
+            5 => Algorithm::Sha512,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            digest: Digest::from_raw(algorithm, raw)?,
+        })
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Creates the layout where it is missing and takes the directory's lock.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let err = |source| StoreError::Io {
+            path: root.to_path_buf(),
+            source,
+        };
+        let mut dirs = fs::DirBuilder::new();
+        dirs.recursive(true).mode(0o700);
+        for folder in ["blobs", "manifests", "partial"] {
+            dirs.create(root.join(folder)).map_err(err)?;
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(root.join("lock"))
+            .map_err(err)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| StoreError::Locked {
+            path: root.to_path_buf(),
+        })?;
+        Ok(Self {
+            root: root.to_path_buf(),
+            _lock: lock,
+        })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Opens a verified object; `None` where there is none.
+    pub fn open_object(&self, key: &Key) -> io::Result<Option<(File, u64)>> {
+        match File::open(self.path(key)) {
+            Ok(file) => {
+                let size = file.metadata()?.len();
+                Ok(Some((file, size)))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes an object; one that is already gone is no error.
+    pub fn remove(&self, key: &Key) -> io::Result<()> {
+        gone_is_fine(fs::remove_file(self.path(key)))
+    }
+
+    /// Removes what is left of a broken download.
+    pub fn remove_partial(&self, key: &Key) -> io::Result<()> {
+        gone_is_fine(fs::remove_file(self.partial_path(key)))
+    }
+
+    /// Opens the spool of a download, hashing again what an earlier try left there. Blocking.
+    pub fn spool(&self, key: &Key) -> io::Result<Spool> {
+        Spool::open(self.partial_path(key), key)
+    }
+
+    /// Free bytes of the file system for an unprivileged user.
+    pub fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// What `partial/` holds; names that are no digests are removed.
+    pub fn partials(&self) -> io::Result<Vec<Partial>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.root.join("partial"))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(key) = name.to_str().and_then(parse_partial_name) else {
+                gone_is_fine(fs::remove_file(entry.path()))?;
+                continue;
+            };
+            let meta = entry.metadata()?;
+            let linked = fs::metadata(self.path(&key)).is_ok_and(|twin| twin.ino() == meta.ino());
+            found.push(Partial {
+                key,
+                size: meta.len(),
+                linked,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Calls `each` for every object, in no order; ends early when it answers `false`. Blocking.
+    pub fn walk(&self, mut each: impl FnMut(Key, u64) -> bool) -> io::Result<()> {
+        for kind in Kind::ALL {
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                let top = self.root.join(kind.folder()).join(algorithm.as_str());
+                let Ok(shards) = fs::read_dir(top) else {
+                    continue;
+                };
+                for shard in shards {
+                    let Ok(files) = fs::read_dir(shard?.path()) else {
+                        continue;
+                    };
+                    for file in files {
+                        let file = file?;
+                        let name = file.file_name();
+                        let Some(digest) = name
+                            .to_str()
+                            .and_then(|hex| Digest::from_str(&format!("{algorithm}:{hex}")).ok())
+                        else {
+                            continue;
+                        };
+                        let size = file.metadata()?.len();
+                        if !each(Key { kind, digest }, size) {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        let hex = key.digest.hex();
+        self.root
+            .join(key.kind.folder())
+            .join(key.digest.algorithm().as_str())
+            .join(&hex[..2])
+            .join(hex)
+    }
+
+    fn partial_path(&self, key: &Key) -> PathBuf {
+        self.root.join("partial").join(format!(
+            "{}-{}-{}",
+            key.kind.folder(),
+            key.digest.algorithm().as_str(),
+            key.digest.hex()
+        ))
+    }
+}
+
+fn parse_partial_name(name: &str) -> Option<Key> {
+    let (folder, rest) = name.split_once('-')?;
+    let kind = Kind::ALL.into_iter().find(|kind| kind.folder() == folder)?;
+    let (algorithm, hex) = rest.split_once('-')?;
+    let digest = Digest::from_str(&format!("{algorithm}:{hex}")).ok()?;
+    Some(Key { kind, digest })
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest_of(bytes: &[u8]) -> Digest {
+        Digest::of(Algorithm::Sha256, bytes)
+    }
+
+    #[test]
+    fn nothing_is_readable_under_its_digest_before_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = digest_of(b"hello");
+        let key = Key::blob(&digest);
+        let mut spool = store.spool(&Key::blob(&digest)).unwrap();
+        spool.append(&["hello".into()]).unwrap();
+        assert!(store.open_object(&key).unwrap().is_none());
+        spool.verify().unwrap();
+        let committed = spool.commit(&store).unwrap();
+        assert_eq!(store.open_object(&key).unwrap().unwrap().1, 5);
+        assert_eq!(store.partials().unwrap().len(), 1);
+        assert!(store.partials().unwrap()[0].linked);
+        committed.settle();
+        assert!(store.partials().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_spool_goes_on_where_a_dead_process_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = digest_of(b"hello world");
+        let mut first = store.spool(&Key::blob(&digest)).unwrap();
+        first.append(&["hello ".into()]).unwrap();
+        drop(first);
+        let mut second = store.spool(&Key::blob(&digest)).unwrap();
+        assert_eq!(second.written(), 6);
+        second.append(&["world".into()]).unwrap();
+        second.verify().unwrap();
+    }
+
+    #[test]
+    fn wrong_bytes_do_not_verify() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = digest_of(b"right");
+        let mut spool = store.spool(&Key::blob(&digest)).unwrap();
+        spool.append(&["wrong".into()]).unwrap();
+        let mismatch = spool.verify().unwrap_err();
+        assert_eq!(mismatch.actual, digest_of(b"wrong"));
+        spool.discard();
+        assert!(store.partials().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_directory_serves_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Store::open(dir.path()).unwrap();
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Locked { .. })
+        ));
+    }
+
+    #[test]
+    fn keys_survive_the_index() {
+        for key in [
+            Key::blob(&digest_of(b"a")),
+            Key::manifest(&Digest::of(Algorithm::Sha512, b"b")),
+        ] {
+            assert_eq!(Key::from_bytes(&key.to_bytes()), Some(key));
+        }
+        assert_eq!(Key::from_bytes(b"x"), None);
+    }
+}
