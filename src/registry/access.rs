@@ -1,0 +1,410 @@
+//! The door to the cache: may *this* caller see *this* content of *this* repository?
+//!
+//! Nobody is shown what upstream would not show them. Two facts open the door, and upstream must have
+//! stated both: that the content is in the repository (membership, which stays true), and that the
+//! caller may read the repository (a grant, which is good for minutes). A grant belongs to a
+//! credential, remembered as a keyed hash and never as itself, or to everybody, where the gateway was
+//! served without one. While upstream is away both last for `offline_for`.
+
+use std::fs::{self, OpenOptions};
+use std::future::Future;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use http::header::{self, HeaderValue};
+use http::{Method, Response, StatusCode};
+use sha2::Sha256;
+use tracing::debug;
+
+use super::call::{Answer, Call};
+use crate::cache::index::{Index, now_seconds};
+use crate::oci::digest::Digest;
+use crate::oci::reference::RepoName;
+use crate::store::Key;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
+use crate::wire::body::Body;
+
+/// Grants and memberships.
+#[derive(Debug)]
+pub struct Access {
+    index: Arc<Index>,
+    upstream: Arc<Upstream>,
+    secret: [u8; 32],
+    /// When a grant was last proven, in seconds since the epoch; the index has them all.
+    recent: moka::sync::Cache<[u8; 32], u64>,
+    /// Repositories that anonymous callers were lately refused, or are being asked about.
+    asked: moka::sync::Cache<[u8; 32], ()>,
+    revalidate_timeout: Duration,
+    offline_for: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// How well a caller is known in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Upstream never accepted it, or too long ago for anything.
+    Unknown,
+    /// Upstream accepted it once: good only while upstream is away.
+    Old,
+    /// Upstream accepted it minutes ago.
+    Fresh,
+}
+
+/// The door's answer.
+pub enum Proof {
+    Granted,
+    /// Upstream is away, and what it once said still counts.
+    Offline,
+    /// What the caller is told instead.
+    Refused(Box<Answer>),
+}
+
+// === impl Access ===
+
+impl Access {
+    /// Reads or makes the secret that keys the hashes, in the cache directory. Blocking.
+    pub fn open(
+        dir: &Path,
+        index: Arc<Index>,
+        upstream: Arc<Upstream>,
+        revalidate_timeout: Duration,
+        offline_for: Duration,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            index,
+            upstream,
+            secret: secret(&dir.join("grants.key"))?,
+            recent: moka::sync::Cache::builder().max_capacity(100_000).build(),
+            asked: moka::sync::Cache::builder()
+                .max_capacity(100_000)
+                .time_to_live(GRANT_LIFE)
+                .build(),
+            revalidate_timeout,
+            offline_for,
+            metrics,
+        })
+    }
+
+    /// What the caller's credential, or everybody's access, is worth in `repo` by now.
+    pub fn standing(&self, call: &Call, repo: &RepoName) -> Standing {
+        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        let everybodys = self.grant_key(&call.endpoint, repo, None);
+        self.judge(self.proven(&own))
+            .max(self.judge(self.proven(&everybodys)))
+    }
+
+    /// Notes that upstream accepted the caller in `repo` just now. `path` is what it was shown: where
+    /// a credential was needed, everybody's access is asked about in the background.
+    pub async fn granted(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) {
+        self.metrics.grants.inc();
+        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        self.set(own, Some(now_seconds())).await;
+        if call.credential().is_some() {
+            self.ask_for_everybody(call, repo, path);
+        }
+    }
+
+    /// Notes that upstream refused the caller in `repo` just now.
+    pub async fn refused(&self, call: &Call, repo: &RepoName) {
+        self.metrics.refusals.inc();
+        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        if self.proven(&own).is_some() {
+            self.set(own, None).await;
+        }
+    }
+
+    /// Notes that upstream has shown `key` in `repo`.
+    pub async fn shown(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) {
+        let member = self.member_key(endpoint, repo, key);
+        if !self.index.member(&member) {
+            self.index.set_member(member).await;
+        }
+    }
+
+    /// May the caller see this cached blob of `repo`?
+    pub async fn blob(self: &Arc<Self>, call: &Call, repo: &RepoName, digest: &Digest) -> Proof {
+        let path = format!("/v2/{repo}/blobs/{digest}");
+        self.prove(call, repo, &Key::blob(digest), &path, None)
+            .await
+    }
+
+    /// May the caller see this cached manifest of `repo`?
+    pub async fn manifest(
+        self: &Arc<Self>,
+        call: &Call,
+        repo: &RepoName,
+        digest: &Digest,
+        media_type: &str,
+    ) -> Proof {
+        let path = format!("/v2/{repo}/manifests/{digest}");
+        let accept = HeaderValue::try_from(media_type).ok();
+        self.prove(call, repo, &Key::manifest(digest), &path, accept)
+            .await
+    }
+
+    /// Asks upstream something that confirms what is cached: no longer than `revalidate_timeout`, and
+    /// not at all right after it was silent.
+    pub async fn confirm<T>(
+        &self,
+        endpoint: &Endpoint,
+        ask: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let silent = || Fault {
+            kind: FaultKind::Timeout,
+            message: format!(
+                "{} did not answer within {:?}",
+                endpoint.authority, self.revalidate_timeout
+            ),
+        };
+        if self.upstream.health().is_silent(&endpoint.id) {
+            return Err(silent());
+        }
+        match tokio::time::timeout(self.revalidate_timeout, ask).await {
+            Ok(answer) => {
+                self.upstream.health().answered(&endpoint.id);
+                answer
+            }
+            Err(_) => {
+                self.upstream.health().was_silent(&endpoint.id);
+                Err(silent())
+            }
+        }
+    }
+
+    /// A key for what is remembered of one caller in one repository.
+    pub fn grant_key(
+        &self,
+        endpoint: &Endpoint,
+        repo: &RepoName,
+        credential: Option<&HeaderValue>,
+    ) -> [u8; 32] {
+        let mut mac = self.mac();
+        for part in [endpoint.id.as_bytes(), repo.as_str().as_bytes()] {
+            mac.update(part);
+            mac.update(b"\n");
+        }
+        match credential {
+            Some(value) => {
+                mac.update(b"credential\n");
+                mac.update(value.as_bytes());
+            }
+            None => mac.update(b"anonymous"),
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    async fn prove(
+        self: &Arc<Self>,
+        call: &Call,
+        repo: &RepoName,
+        key: &Key,
+        path: &str,
+        accept: Option<HeaderValue>,
+    ) -> Proof {
+        let member = self
+            .index
+            .member(&self.member_key(&call.endpoint, repo, key));
+        let standing = self.standing(call, repo);
+        if member && standing == Standing::Fresh {
+            return Proof::Granted;
+        }
+        let ask = self.ask(call, path, accept);
+        let offline = member && standing >= Standing::Old;
+        let answer = if offline {
+            self.confirm(&call.endpoint, ask).await
+        } else {
+            ask.await
+        };
+        match answer {
+            Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
+                self.granted(call, repo, path).await;
+                self.shown(&call.endpoint, repo, key).await;
+                Proof::Granted
+            }
+            Ok(answer) if is_away(answer.status()) && offline => Proof::Offline,
+            Ok(answer) => {
+                if matches!(
+                    answer.status(),
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+                ) {
+                    self.refused(call, repo).await;
+                }
+                Proof::Refused(Box::new(self.relay(call, answer).await))
+            }
+            Err(fault) if offline && fault.kind != FaultKind::Forbidden => {
+                debug!(path, error = %fault, "upstream is away; what it said before still counts");
+                Proof::Offline
+            }
+            Err(fault) => Proof::Refused(Box::new(Answer::fault(&fault))),
+        }
+    }
+
+    /// One HEAD; a refusal of it is no proof where a credential came along (a registry may refuse a
+    /// blob's HEAD and allow its GET), so then one byte is asked for.
+    async fn ask(
+        &self,
+        call: &Call,
+        path: &str,
+        accept: Option<HeaderValue>,
+    ) -> Result<Response<Body>, Fault> {
+        let mut headers = call.identity();
+        headers.insert(
+            header::ACCEPT,
+            accept.unwrap_or_else(|| HeaderValue::from_static("*/*")),
+        );
+        let answer = self
+            .upstream
+            .ask(&call.endpoint, Method::HEAD, path, headers.clone())
+            .await?;
+        let refused = matches!(answer.status().as_u16(), 401 | 403 | 405 | 501);
+        if !refused || call.credential().is_none() {
+            return Ok(answer);
+        }
+        headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        self.upstream
+            .ask(&call.endpoint, Method::GET, path, headers)
+            .await
+    }
+
+    async fn relay(&self, call: &Call, answer: Response<Body>) -> Answer {
+        let (parts, body) = answer.into_parts();
+        let bytes = match call.is_head() {
+            true => bytes::Bytes::new(),
+            false => upstream::collect(body, LARGEST_ERROR)
+                .await
+                .unwrap_or_default(),
+        };
+        Answer::relayed(&Response::from_parts(parts, bytes))
+    }
+
+    /// Finds out, once in a while, whether anybody may read `repo`.
+    fn ask_for_everybody(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) {
+        let key = self.grant_key(&call.endpoint, repo, None);
+        if self.judge(self.proven(&key)) == Standing::Fresh || self.asked.contains_key(&key) {
+            return;
+        }
+        self.asked.insert(key, ());
+        let (access, path, repo) = (self.clone(), path.to_owned(), repo.clone());
+        let endpoint = call.endpoint.clone();
+        let mut headers = call.identity();
+        headers.remove(header::AUTHORIZATION);
+        for accept in call.headers.get_all(header::ACCEPT) {
+            headers.append(header::ACCEPT, accept.clone());
+        }
+        tokio::spawn(async move {
+            let upstream = &access.upstream;
+            let ask = |headers| upstream.ask(&endpoint, Method::HEAD, &path, headers);
+            let mut answer = ask(headers.clone()).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED
+                && let Some(token) = upstream
+                    .anonymous_token(&endpoint, answer.headers(), repo.as_str())
+                    .await
+            {
+                headers.insert(header::AUTHORIZATION, token);
+                answer = ask(headers).await?;
+            }
+            let status = answer.status();
+            if status.is_success() || status.is_redirection() {
+                access.set(key, Some(now_seconds())).await;
+                access.asked.invalidate(&key);
+            } else if matches!(status.as_u16(), 401 | 403 | 404) {
+                access.set(key, None).await;
+            }
+            Ok::<_, Fault>(())
+        });
+    }
+
+    async fn set(&self, key: [u8; 32], at: Option<u64>) {
+        match at {
+            Some(at) => {
+                let before = self.recent.get(&key);
+                self.recent.insert(key, at);
+                if before.is_some_and(|before| at.saturating_sub(before) < WRITE_AGAIN) {
+                    return;
+                }
+            }
+            None => self.recent.invalidate(&key),
+        }
+        self.index.set_grant(key, at).await;
+    }
+
+    fn proven(&self, key: &[u8; 32]) -> Option<u64> {
+        self.recent.get(key).or_else(|| {
+            let at = self.index.grant(key)?;
+            self.recent.insert(*key, at);
+            Some(at)
+        })
+    }
+
+    fn judge(&self, proven: Option<u64>) -> Standing {
+        let Some(proven) = proven else {
+            return Standing::Unknown;
+        };
+        match now_seconds().checked_sub(proven) {
+            Some(age) if age < GRANT_LIFE.as_secs() => Standing::Fresh,
+            Some(age) if age < self.offline_for.as_secs() => Standing::Old,
+            Some(_) => Standing::Unknown,
+            // Proven in the future: the clock was set back. Upstream decides again.
+            None => Standing::Old,
+        }
+    }
+
+    fn member_key(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) -> Vec<u8> {
+        let mut mac = self.mac();
+        mac.update(endpoint.id.as_bytes());
+        mac.update(b"\n");
+        mac.update(repo.as_str().as_bytes());
+        let mut member = key.to_bytes();
+        member.extend_from_slice(&mac.finalize().into_bytes()[..16]);
+        member
+    }
+
+    fn mac(&self) -> Hmac<Sha256> {
+        // HMAC takes keys of any length.
+        Hmac::new_from_slice(&self.secret).unwrap_or_else(|e| panic!("an HMAC key: {e}"))
+    }
+}
+
+/// Whether a status means that upstream is not well, rather than that the answer is no.
+pub fn is_away(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+fn secret(path: &Path) -> io::Result<[u8; 32]> {
+    if let Ok(bytes) = fs::read(path)
+        && let Ok(secret) = <[u8; 32]>::try_from(bytes)
+    {
+        return Ok(secret);
+    }
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
+    let fresh = path.with_extension("new");
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        file.write_all(&secret)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    })();
+    if let Err(e) = written {
+        // Good for this run; the next one asks upstream again.
+        tracing::warn!(error = %e, "grants will not outlive this process");
+    }
+    Ok(secret)
+}
+
+/// "Minutes": how long an upstream's yes holds while it could be asked again.
+const GRANT_LIFE: Duration = Duration::from_secs(300);
+/// Seconds between two writes of the same grant.
+const WRITE_AGAIN: u64 = 30;
+const LARGEST_ERROR: u64 = 64 << 10;

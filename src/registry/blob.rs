@@ -1,0 +1,280 @@
+//! Blobs: from the cache, from a download under way, or from upstream into both.
+
+use std::sync::Arc;
+
+use http::header;
+use http::{Method, Response, StatusCode};
+
+use super::access::Proof;
+use super::call::{Answer, Call};
+use super::reply::{self, content, finish, not_modified};
+use super::source::BlobSource;
+use super::{Registries, relay};
+use crate::cache::flight::{Failure, Flight};
+use crate::cache::origin::{FetchError, Origin};
+use crate::cache::passthrough::Passthrough;
+use crate::cache::reader::Reader;
+use crate::oci::digest::Digest;
+use crate::oci::range::Wanted;
+use crate::oci::reference::RepoName;
+use crate::store::Key;
+use crate::telemetry::access::Outcome;
+use crate::upstream;
+use crate::wire::body;
+
+impl Registries {
+    /// `GET` and `HEAD` of a blob (distribution spec, end-2).
+    pub(super) async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Answer {
+        let path = format!("/v2/{repo}/blobs/{digest}");
+        for _ in 0..TURNS {
+            if let Some(object) = self.cache.blob(digest) {
+                let outcome = match self.access.blob(call, repo, digest).await {
+                    Proof::Granted => Outcome::Hit,
+                    Proof::Offline => Outcome::Stale,
+                    Proof::Refused(answer) => return *answer,
+                };
+                let size = object.size();
+                return blob_answer(call, digest, Some(size), outcome, |start, end| {
+                    Some(Reader::complete(object, start, end.unwrap_or(size)).into_body())
+                });
+            }
+            let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
+            let through = format!("{}/{repo}", call.endpoint.id);
+            if let Some(flight) = self.cache.flight(digest) {
+                if flight.through() == through {
+                    // Its upstream's answer shows the blob in this repository, too.
+                    if flight.head().await.is_ok() {
+                        self.access
+                            .shown(&call.endpoint, repo, &Key::blob(digest))
+                            .await;
+                    }
+                }
+                if let Proof::Refused(answer) = self.access.blob(call, repo, digest).await {
+                    return *answer;
+                }
+                flight.offer(own.clone());
+                match self
+                    .follow(call, digest, &flight, own, Outcome::Follow)
+                    .await
+                {
+                    Ok(answer) => return answer,
+                    // It ended while we looked: its blob is here, or it is ours to begin anew.
+                    Err(_) => continue,
+                }
+            }
+            if call.is_head() {
+                return self.head_blob(call, repo, digest, &path).await;
+            }
+            let (flight, began) = self.cache.download(digest, through, own.clone());
+            if !began {
+                continue;
+            }
+            match flight.head().await {
+                Ok(_) => {
+                    self.access.granted(call, repo, &path).await;
+                    self.access
+                        .shown(&call.endpoint, repo, &Key::blob(digest))
+                        .await;
+                    // Where anybody may, the gateway finishes by itself what a token that ended began.
+                    flight.offer(BlobSource::anonymous(
+                        call,
+                        self.upstream.clone(),
+                        repo,
+                        digest,
+                    ));
+                }
+                Err(Failure::Answer(answer)) => {
+                    if matches!(answer.status().as_u16(), 401 | 403) {
+                        self.access.refused(call, repo).await;
+                    }
+                    return Answer::relayed(&answer);
+                }
+                Err(Failure::NoRoom(_)) => {}
+                Err(failure) => return Answer::failure(&failure),
+            }
+            match self
+                .follow(call, digest, &flight, own.clone(), Outcome::Miss)
+                .await
+            {
+                Ok(answer) => return answer,
+                Err(Failure::NoRoom(_)) => return self.pass_through(call, digest, own).await,
+                Err(failure) => return Answer::failure(&failure),
+            }
+        }
+        // Downloads that others began ended before this caller could follow: it goes alone.
+        let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
+        self.pass_through(call, digest, own).await
+    }
+
+    /// An answer that follows `flight`; an error where there is nothing to follow.
+    async fn follow(
+        &self,
+        call: &Call,
+        digest: &Digest,
+        flight: &Arc<Flight>,
+        own: Arc<dyn Origin>,
+        outcome: Outcome,
+    ) -> Result<Answer, Failure> {
+        let mut total = flight.head().await?;
+        if total.is_some_and(|total| total <= SMALL) {
+            // Small ones are verified before the first word, so that a failure can be told in words.
+            flight.finished().await?;
+        } else if total.is_none() && call.headers.contains_key(header::RANGE) {
+            // A part of an unknown whole: wait until it is known.
+            flight.finished().await?;
+            total = flight.head().await?;
+        }
+        let mut nothing = None;
+        let answer = blob_answer(call, digest, total, outcome, |start, end| {
+            let reader = flight.follow(start, end, own);
+            if reader.is_none() {
+                nothing = Some(Failure::NoRoom("there is no file to follow".into()));
+            }
+            reader.map(Reader::into_body)
+        });
+        match nothing {
+            Some(failure) => Err(failure),
+            None => Ok(answer),
+        }
+    }
+
+    /// `HEAD` of a blob that is not here: upstream knows its size, and nothing is downloaded.
+    async fn head_blob(&self, call: &Call, repo: &RepoName, digest: &Digest, path: &str) -> Answer {
+        let mut headers = call.identity();
+        headers.insert(header::ACCEPT, header::HeaderValue::from_static("*/*"));
+        let head = self
+            .upstream
+            .fetch(&call.endpoint, Method::HEAD, path, headers.clone())
+            .await;
+        let mut answer = match head {
+            Ok(answer) => answer,
+            Err(fault) => return Answer::fault(&fault),
+        };
+        if matches!(answer.status().as_u16(), 401 | 403 | 405) && call.credential().is_some() {
+            // Some refuse the HEAD of what they let one GET; the first byte tells the size as well.
+            headers.insert(header::RANGE, header::HeaderValue::from_static("bytes=0-0"));
+            match self
+                .upstream
+                .fetch(&call.endpoint, Method::GET, path, headers)
+                .await
+            {
+                Ok(second) if second.status().is_success() => answer = second,
+                _ => {}
+            }
+        }
+        if !answer.status().is_success() {
+            return relay::relayed(answer);
+        }
+        self.access.granted(call, repo, path).await;
+        self.access
+            .shown(&call.endpoint, repo, &Key::blob(digest))
+            .await;
+        let (_, total) = upstream::extent(&answer);
+        blob_answer(call, digest, total, Outcome::Relay, |_, _| {
+            Some(body::empty())
+        })
+    }
+
+    /// Upstream to client, for what the disk cannot take.
+    async fn pass_through(&self, call: &Call, digest: &Digest, own: Arc<BlobSource>) -> Answer {
+        let fetched = match own.fetch(0).await {
+            Ok(fetched) => fetched,
+            Err(FetchError::PastTheEnd { .. }) => {
+                return Answer::failure(&Failure::NoRoom("upstream has no bytes of it".into()));
+            }
+            Err(error) => return Answer::failure(&error.into()),
+        };
+        let total = fetched.total;
+        let mut first = Some(fetched);
+        let mut answer = blob_answer(call, digest, total, Outcome::Relay, |start, end| {
+            let whole = end.is_none() || end == total;
+            let mut passing =
+                Passthrough::begin(own.clone(), digest.clone(), start, end.or(total), whole);
+            if start == 0
+                && let Some(fetched) = first.take()
+            {
+                passing = passing.with(fetched);
+            }
+            Some(passing.into_body())
+        });
+        answer.rule = "cache is full".into();
+        answer
+    }
+}
+
+/// The head that fits what is asked of a blob, and the part of it that `open` makes.
+fn blob_answer(
+    call: &Call,
+    digest: &Digest,
+    total: Option<u64>,
+    outcome: Outcome,
+    open: impl FnOnce(u64, Option<u64>) -> Option<body::Body>,
+) -> Answer {
+    if let Some(response) = not_modified(call, digest) {
+        return Answer::cached(response, outcome);
+    }
+    let wanted = match total {
+        Some(total) => wanted(call, digest, total),
+        None => Wanted::Full,
+    };
+    let (status, start, end) = match wanted {
+        Wanted::Full => (StatusCode::OK, 0, total),
+        Wanted::Partial { start, end } => (StatusCode::PARTIAL_CONTENT, start, Some(end + 1)),
+        Wanted::Unsatisfiable => {
+            let response = Response::builder()
+                .status(StatusCode::RANGE_NOT_SATISFIABLE)
+                .header(
+                    header::CONTENT_RANGE,
+                    format!("bytes */{}", total.unwrap_or(0)),
+                )
+                .header(header::CONTENT_LENGTH, 0);
+            return Answer::cached(finish(response, body::empty()), outcome);
+        }
+    };
+    let mut head = content(
+        digest,
+        "application/octet-stream",
+        end.map(|end| end - start),
+    )
+    .status(status)
+    .header(header::ACCEPT_RANGES, "bytes")
+    .header(header::CACHE_CONTROL, "max-age=31536000, immutable");
+    if let (StatusCode::PARTIAL_CONTENT, Some(end), Some(total)) = (status, end, total) {
+        head = head.header(
+            header::CONTENT_RANGE,
+            format!("bytes {start}-{}/{total}", end - 1),
+        );
+    }
+    let body = if call.is_head() {
+        Some(body::empty())
+    } else {
+        open(start, end)
+    };
+    Answer::cached(
+        reply::finish(head, body.unwrap_or_else(body::empty)),
+        outcome,
+    )
+}
+
+/// The range asked for, unless `If-Range` names other content (RFC 9110 section 13.1.5).
+fn wanted(call: &Call, digest: &Digest, total: u64) -> Wanted {
+    // A HEAD has no body to take a part of.
+    if call.is_head() {
+        return Wanted::Full;
+    }
+    let same = call
+        .headers
+        .get(header::IF_RANGE)
+        .is_none_or(|tag| tag.as_bytes() == format!("\"{digest}\"").as_bytes());
+    let range = call
+        .headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok())
+        .filter(|_| same);
+    Wanted::parse(range, total)
+}
+
+/// Bytes up to which a blob is verified before the first of them goes out.
+const SMALL: u64 = 64 << 10;
+/// A caller starts over when a download it meant to follow ended under it; this often.
+const TURNS: usize = 5;

@@ -1,0 +1,111 @@
+//! What is known of one request to a registry.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{Authority, Scheme};
+use http::{Method, Response};
+
+use crate::oci::accept::Accept;
+use crate::policy::{Registry, Site, Target, Via};
+use crate::telemetry::access::Outcome;
+use crate::upstream::Endpoint;
+use crate::wire::body::Body;
+use crate::wire::headers;
+
+/// One request, parsed once.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub site: Arc<Site>,
+    pub endpoint: Endpoint,
+    pub method: Method,
+    /// Path and query as they came.
+    pub path_and_query: String,
+    pub headers: HeaderMap,
+    pub client: IpAddr,
+}
+
+/// What is sent back, and what its log line says of it.
+pub struct Answer {
+    pub response: Response<Body>,
+    pub outcome: Outcome,
+    pub rule: String,
+    pub repository: String,
+    pub reference: String,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub fn registry(&self) -> &Registry {
+        &self.site.registry
+    }
+
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// The caller's own credential, if it sent any.
+    pub fn credential(&self) -> Option<&HeaderValue> {
+        self.headers.get(header::AUTHORIZATION)
+    }
+
+    /// All `Accept` lines as one list.
+    pub fn accept(&self) -> Accept {
+        Accept::from_headers(headers::lines(&self.headers, &header::ACCEPT))
+    }
+
+    /// What goes upstream in the caller's name: who it is, and what it is.
+    pub fn identity(&self) -> HeaderMap {
+        let mut identity = HeaderMap::new();
+        for name in [header::AUTHORIZATION, header::USER_AGENT] {
+            if let Some(value) = self.headers.get(&name) {
+                identity.insert(name, value.clone());
+            }
+        }
+        identity
+    }
+
+    /// Whether the caller already holds what `digest` names (RFC 9110 section 13.1.2).
+    pub fn holds(&self, digest: &str) -> bool {
+        headers::lines(&self.headers, &header::IF_NONE_MATCH)
+            .flat_map(|line| line.split(','))
+            .map(|tag| tag.trim().trim_start_matches("W/").trim_matches('"'))
+            .any(|tag| tag == digest || tag == "*")
+    }
+}
+
+/// The endpoint of `site` for a client that asked for `target`, in TLS or in plain http.
+pub fn endpoint(site: &Site, via: Via, target: &Target) -> Option<Endpoint> {
+    let (scheme, default) = match via {
+        Via::Connect => (Scheme::HTTPS, 443),
+        Via::Http => (Scheme::HTTP, 80),
+    };
+    let host = match target.host.ip() {
+        Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+        _ => target.host.to_string(),
+    };
+    let plain = match target.port {
+        port if port == default => host,
+        port => format!("{host}:{port}"),
+    };
+    let registry = &site.registry;
+    // Another address is the registry's own, not that of its token service.
+    let (scheme, authority, prefix) = match &registry.url {
+        Some(url) if site.role.is_registry() => (
+            url.scheme()?.clone(),
+            url.authority()?.clone(),
+            url.path().trim_end_matches('/').to_owned(),
+        ),
+        _ => (scheme, plain.parse::<Authority>().ok()?, String::new()),
+    };
+    Some(Endpoint {
+        id: registry.namespace(via, target),
+        name: registry.name.clone(),
+        scheme,
+        authority,
+        prefix,
+        enabled: registry.enabled,
+    })
+}

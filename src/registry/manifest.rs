@@ -1,0 +1,529 @@
+//! Manifests: by digest for ever, by tag as fresh as `tag_ttl` says, stale while upstream is away.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+
+use super::access::{Proof, Standing, is_away};
+use super::call::{Answer, Call};
+use super::reply::{self, DOCKER_CONTENT_DIGEST, content, not_modified};
+use super::{Registries, relay};
+use crate::cache::Manifest;
+use crate::cache::index::{TagRecord, now_seconds, tag_key, tag_prefix};
+use crate::oci::accept::Accept;
+use crate::oci::digest::{Algorithm, Digest};
+use crate::oci::error::{Code, OciError};
+use crate::oci::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED};
+use crate::oci::reference::{Reference, RepoName, Tag};
+use crate::store::Key;
+use crate::telemetry::access::Outcome;
+use crate::upstream::{self, Fault, FaultKind};
+use crate::wire::body::{self, Body};
+
+impl Registries {
+    /// `GET` and `HEAD` of a manifest (distribution spec, end-3).
+    pub(super) async fn manifest(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Answer {
+        match reference {
+            Reference::Digest(digest) => self.by_digest(call, repo, digest).await,
+            Reference::Tag(tag) => self.by_tag(call, repo, tag).await,
+        }
+    }
+
+    async fn by_digest(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Answer {
+        let accept = call.accept();
+        if let Some(answer) = self.cached_manifest(call, repo, digest, &accept).await {
+            return answer;
+        }
+        let reference = Reference::Digest(digest.clone());
+        if call.is_head() {
+            return self.head_manifest(call, repo, &reference, &accept).await;
+        }
+        // One asks upstream, the others find the answer in the cache.
+        let _turn = self
+            .turns
+            .take(format!("{}/{repo}@{digest}", call.endpoint.id))
+            .await;
+        if let Some(answer) = self.cached_manifest(call, repo, digest, &accept).await {
+            return answer;
+        }
+        match self.get_manifest(call, repo, &reference, &accept).await {
+            Got::Manifest(manifest) => manifest_answer(call, &manifest, Outcome::Miss),
+            Got::Answer(answer) => *answer,
+            Got::Away(answer) => *answer,
+        }
+    }
+
+    async fn cached_manifest(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        digest: &Digest,
+        accept: &Accept,
+    ) -> Option<Answer> {
+        let manifest = self.cache.manifest(digest).await?;
+        // Upstream may answer 404 to an `Accept` without the stored type, or convert: it decides.
+        if !accept.allows(&manifest.media_type) {
+            return None;
+        }
+        let proof = self
+            .access
+            .manifest(call, repo, digest, &manifest.media_type)
+            .await;
+        Some(match proof {
+            Proof::Granted => manifest_answer(call, &manifest, Outcome::Hit),
+            Proof::Offline => manifest_answer(call, &manifest, Outcome::Stale),
+            Proof::Refused(answer) => *answer,
+        })
+    }
+
+    async fn by_tag(&self, call: &Call, repo: &RepoName, tag: &Tag) -> Answer {
+        let accept = call.accept();
+        let question = Question {
+            key: tag_key(
+                &call.endpoint.id,
+                repo.as_str(),
+                tag.as_str(),
+                &accept.key(),
+            ),
+            tag,
+            accept: &accept,
+            ttl: call.registry().tag_ttl(tag.as_str(), self.tag_ttl),
+        };
+        if let Some(answer) = self.fresh_tag(call, repo, &question).await {
+            return answer;
+        }
+        let _turn = self.turns.take(question.key.clone()).await;
+        if let Some(answer) = self.fresh_tag(call, repo, &question).await {
+            return answer;
+        }
+        self.ask_for_tag(call, repo, &question).await
+    }
+
+    /// What is known of the tag for this caller without asking: its manifest, or that there is none.
+    async fn fresh_tag(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        question: &Question<'_>,
+    ) -> Option<Answer> {
+        if let Some(answer) = self.missing.get(&self.missing_key(call, repo, question)) {
+            return Some(Answer::relayed(&answer));
+        }
+        let record = self.cache.index().tag(&question.key)?;
+        let age = now_seconds().checked_sub(record.confirmed)?;
+        if age >= question.ttl.as_secs() || self.access.standing(call, repo) != Standing::Fresh {
+            return None;
+        }
+        self.recorded(call, repo, &record, Outcome::Hit).await
+    }
+
+    /// The answer that a record stands for, where what it takes is here.
+    async fn recorded(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        record: &TagRecord,
+        outcome: Outcome,
+    ) -> Option<Answer> {
+        let digest: Digest = record.digest.parse().ok()?;
+        if let Some(manifest) = self.cache.manifest(&digest).await {
+            // The tag's record is upstream's word that the manifest is in this repository.
+            self.access
+                .shown(&call.endpoint, repo, &Key::manifest(&digest))
+                .await;
+            return Some(manifest_answer(call, &manifest, outcome));
+        }
+        if call.is_head() {
+            let head = content(&digest, &record.media_type, Some(record.size));
+            return Some(Answer::cached(reply::finish(head, body::empty()), outcome));
+        }
+        None
+    }
+
+    /// One HEAD where the tag was known, and a GET only where it moved.
+    async fn ask_for_tag(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> Answer {
+        let path = format!("/v2/{repo}/manifests/{}", question.tag);
+        let known = self.cache.index().tag(&question.key);
+        let stale = self.stale(call, repo, question, known.as_ref()).await;
+        if known.is_some() || call.is_head() {
+            let ask = self.upstream.fetch(
+                &call.endpoint,
+                Method::HEAD,
+                &path,
+                identity(call, question.accept),
+            );
+            let head = match stale {
+                Some(_) => self.access.confirm(&call.endpoint, ask).await,
+                None => ask.await,
+            };
+            match self.judge(call, repo, question, head).await {
+                Judged::Stands(record) => {
+                    let moved = known.is_none_or(|known| known.digest != record.digest);
+                    let outcome = match (moved, call.is_head()) {
+                        (false, _) => Outcome::Revalidated,
+                        (true, true) => Outcome::Relay,
+                        (true, false) => Outcome::Hit,
+                    };
+                    if let Some(answer) = self.recorded(call, repo, &record, outcome).await {
+                        return answer;
+                    }
+                }
+                Judged::Unclear if !call.is_head() => {}
+                Judged::Unclear => {
+                    return Answer::fault(&nonsense("a manifest without a digest or type"));
+                }
+                Judged::Away(error) => return stale.unwrap_or(*error),
+                Judged::No(answer) => return *answer,
+            }
+        }
+        let reference = Reference::Tag(question.tag.clone());
+        let get = self.get_manifest(call, repo, &reference, question.accept);
+        let got = match stale {
+            None => get.await,
+            Some(_) => self
+                .access
+                .confirm(&call.endpoint, async { Ok(get.await) })
+                .await
+                .unwrap_or_else(|fault| Got::Away(Box::new(Answer::fault(&fault)))),
+        };
+        match got {
+            Got::Manifest(manifest) => {
+                self.remember(&question.key, &manifest).await;
+                manifest_answer(call, &manifest, Outcome::Miss)
+            }
+            Got::Away(error) => stale.unwrap_or(*error),
+            Got::Answer(answer) => {
+                self.note_missing(call, repo, question, answer.response.status())
+                    .await;
+                *answer
+            }
+        }
+    }
+
+    /// What may be served should upstream be away: the record, or one that another `Accept` got and
+    /// this one allows; to a caller upstream has accepted within `offline_for`.
+    async fn stale(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        question: &Question<'_>,
+        known: Option<&TagRecord>,
+    ) -> Option<Answer> {
+        if self.access.standing(call, repo) < Standing::Old {
+            return None;
+        }
+        let oldest = now_seconds().saturating_sub(self.offline_for.as_secs());
+        let prefix = tag_prefix(&call.endpoint.id, repo.as_str(), question.tag.as_str());
+        let others = self.cache.index().tag_variants(&prefix);
+        let mut records: Vec<&TagRecord> = others
+            .iter()
+            .filter(|record| question.accept.allows(&record.media_type))
+            .collect();
+        records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
+        for record in known.into_iter().chain(records) {
+            if record.confirmed >= oldest
+                && let Some(answer) = self.recorded(call, repo, record, Outcome::Stale).await
+            {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// Reads upstream's answer to a HEAD of a tag.
+    async fn judge(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        question: &Question<'_>,
+        head: Result<Response<Body>, Fault>,
+    ) -> Judged {
+        let head = match head {
+            Ok(head) => head,
+            Err(fault) => return Judged::Away(Box::new(Answer::fault(&fault))),
+        };
+        let status = head.status();
+        if status.is_success() {
+            let path = format!("/v2/{repo}/manifests/{}", question.tag);
+            let Some(media_type) = manifest_type(head.headers()) else {
+                return Judged::Away(Box::new(Answer::fault(&nonsense("no manifest"))));
+            };
+            self.access.granted(call, repo, &path).await;
+            let digest = head
+                .headers()
+                .get(DOCKER_CONTENT_DIGEST)
+                .and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
+            let size = upstream::extent(&head).1;
+            let (Some(digest), Some(size)) = (digest, size) else {
+                return Judged::Unclear;
+            };
+            let record = TagRecord {
+                digest: digest.to_string(),
+                media_type,
+                size,
+                confirmed: now_seconds(),
+            };
+            self.cache
+                .index()
+                .set_tag(question.key.clone(), Some(record.clone()))
+                .await;
+            return Judged::Stands(record);
+        }
+        if is_away(status) {
+            return Judged::Away(Box::new(relay::relayed(head)));
+        }
+        if matches!(status.as_u16(), 405 | 501) {
+            return Judged::Unclear;
+        }
+        let answer = relay::relayed(head);
+        self.note_refusal(call, repo, status).await;
+        self.note_missing(call, repo, question, answer.response.status())
+            .await;
+        Judged::No(Box::new(answer))
+    }
+
+    /// Fetches a manifest with the caller's own credential, verifies and keeps it.
+    async fn get_manifest(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Got {
+        let path = format!("/v2/{repo}/manifests/{reference}");
+        let got = self
+            .upstream
+            .fetch(&call.endpoint, Method::GET, &path, identity(call, accept))
+            .await;
+        let response = match got {
+            Ok(response) => response,
+            Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
+        };
+        let status = response.status();
+        if is_away(status) {
+            return Got::Away(Box::new(relay::relayed(response)));
+        }
+        if status != StatusCode::OK {
+            self.note_refusal(call, repo, status).await;
+            return Got::Answer(Box::new(relay::relayed(response)));
+        }
+        let Some(media_type) = manifest_type(response.headers()) else {
+            return Got::Away(Box::new(Answer::fault(&nonsense("no manifest"))));
+        };
+        // Its digest covers less than its bytes, so there is nothing to verify it by.
+        if media_type == DOCKER_SCHEMA1_SIGNED || media_type == DOCKER_SCHEMA1 {
+            return Got::Answer(Box::new(relay::relayed(response)));
+        }
+        let (parts, body) = response.into_parts();
+        let bytes = match upstream::collect(body, self.manifest_size).await {
+            Ok(bytes) => bytes,
+            Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
+        };
+        let announced = parts
+            .headers
+            .get(DOCKER_CONTENT_DIGEST)
+            .and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
+        let manifest = match verified(reference, announced, media_type, bytes) {
+            Ok(manifest) => manifest,
+            Err(answer) => {
+                tracing::warn!(registry = %call.endpoint.id, %repo, %reference, "upstream sent another manifest than the digest says; dropped");
+                return Got::Away(answer);
+            }
+        };
+        self.cache.keep_manifest(&manifest).await;
+        self.access.granted(call, repo, &path).await;
+        self.access
+            .shown(&call.endpoint, repo, &Key::manifest(&manifest.digest))
+            .await;
+        Got::Manifest(manifest)
+    }
+
+    /// `HEAD` by digest of what is not here.
+    async fn head_manifest(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        reference: &Reference,
+        accept: &Accept,
+    ) -> Answer {
+        let path = format!("/v2/{repo}/manifests/{reference}");
+        let head = self
+            .upstream
+            .fetch(&call.endpoint, Method::HEAD, &path, identity(call, accept))
+            .await;
+        match head {
+            Ok(head) => {
+                if head.status().is_success() {
+                    self.access.granted(call, repo, &path).await;
+                }
+                self.note_refusal(call, repo, head.status()).await;
+                relay::relayed(head)
+            }
+            Err(fault) => Answer::fault(&fault),
+        }
+    }
+
+    async fn remember(&self, key: &str, manifest: &Manifest) {
+        let record = TagRecord {
+            digest: manifest.digest.to_string(),
+            media_type: manifest.media_type.to_string(),
+            size: manifest.bytes.len() as u64,
+            confirmed: now_seconds(),
+        };
+        self.cache
+            .index()
+            .set_tag(key.to_owned(), Some(record))
+            .await;
+    }
+
+    async fn note_refusal(&self, call: &Call, repo: &RepoName, status: StatusCode) {
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            self.access.refused(call, repo).await;
+        }
+    }
+
+    /// A tag that is gone is forgotten, and its 404 remembered for seconds.
+    async fn note_missing(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        question: &Question<'_>,
+        status: StatusCode,
+    ) {
+        if status != StatusCode::NOT_FOUND {
+            return;
+        }
+        let error = OciError::new(
+            Code::ManifestUnknown,
+            format!(
+                "{} has no manifest {repo}:{} for this Accept; asked a moment ago",
+                call.endpoint.name, question.tag
+            ),
+        );
+        let mut remembered = Response::new(Bytes::from(error.to_json()));
+        *remembered.status_mut() = StatusCode::NOT_FOUND;
+        remembered.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        self.missing.insert(
+            self.missing_key(call, repo, question),
+            std::sync::Arc::new(remembered),
+        );
+        self.cache.index().set_tag(question.key.clone(), None).await;
+    }
+
+    fn missing_key(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> MissingKey {
+        // A 404 may mean "not for you": it is this caller's alone.
+        (
+            self.access
+                .grant_key(&call.endpoint, repo, call.credential()),
+            question.key.clone(),
+        )
+    }
+}
+
+/// Whose 404, and of what.
+pub(super) type MissingKey = ([u8; 32], String);
+
+struct Question<'a> {
+    key: String,
+    tag: &'a Tag,
+    accept: &'a Accept,
+    ttl: Duration,
+}
+
+enum Judged {
+    /// The tag is this, by upstream's word of now.
+    Stands(TagRecord),
+    /// It answered well, but not enough to go by.
+    Unclear,
+    Away(Box<Answer>),
+    No(Box<Answer>),
+}
+
+enum Got {
+    Manifest(Manifest),
+    Answer(Box<Answer>),
+    /// Upstream is not well; what to say where nothing stale can be served.
+    Away(Box<Answer>),
+}
+
+fn manifest_answer(call: &Call, manifest: &Manifest, outcome: Outcome) -> Answer {
+    if let Some(response) = not_modified(call, &manifest.digest) {
+        return Answer::cached(response, outcome);
+    }
+    let length = manifest.bytes.len() as u64;
+    let head = content(&manifest.digest, &manifest.media_type, Some(length));
+    let body = if call.is_head() {
+        body::empty()
+    } else {
+        body::full(manifest.bytes.clone())
+    };
+    Answer::cached(reply::finish(head, body), outcome)
+}
+
+fn identity(call: &Call, accept: &Accept) -> HeaderMap {
+    let mut headers = call.identity();
+    if let Some(value) = accept
+        .to_header()
+        .and_then(|list| HeaderValue::try_from(list).ok())
+    {
+        headers.insert(header::ACCEPT, value);
+    }
+    headers
+}
+
+/// The media type, if it can be a manifest's: a captive portal's page is none.
+fn manifest_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let media_type = value.split(';').next()?.trim().to_ascii_lowercase();
+    (media_type.contains("json") || media_type.contains("prettyjws")).then_some(media_type)
+}
+
+fn verified(
+    reference: &Reference,
+    announced: Option<Digest>,
+    media_type: String,
+    bytes: Bytes,
+) -> Result<Manifest, Box<Answer>> {
+    let expected = reference.digest().cloned().or(announced);
+    let algorithm = expected
+        .as_ref()
+        .map_or(Algorithm::Sha256, Digest::algorithm);
+    let digest = Digest::of(algorithm, &bytes);
+    if let Some(expected) = expected
+        && expected != digest
+    {
+        let message =
+            format!("upstream sent a manifest of digest {digest} where {expected} was due");
+        return Err(Box::new(Answer::error(
+            StatusCode::BAD_GATEWAY,
+            &OciError::new(Code::DigestInvalid, message),
+        )));
+    }
+    if crate::oci::manifest::sniff(&bytes).is_none()
+        && serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err()
+    {
+        return Err(Box::new(Answer::fault(&nonsense("what is no JSON"))));
+    }
+    Ok(Manifest {
+        digest,
+        media_type: media_type.into(),
+        bytes,
+    })
+}
+
+fn nonsense(what: &str) -> Fault {
+    Fault {
+        kind: FaultKind::Nonsense,
+        message: format!("upstream answered with {what} where a manifest was due"),
+    }
+}

@@ -1,0 +1,165 @@
+//! Responses: the fields that registry clients expect, and the one table from failures to statuses.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderName, Response, StatusCode};
+
+use super::call::{Answer, Call};
+use crate::cache::flight::Failure;
+use crate::cache::origin::Gone;
+use crate::oci::digest::Digest;
+use crate::oci::error::{Code, OciError};
+use crate::telemetry::access::Outcome;
+use crate::upstream::{Fault, FaultKind};
+use crate::wire::body::{self, Body};
+use crate::wire::headers;
+
+// === impl Answer ===
+
+impl Answer {
+    pub fn new(response: Response<Body>, outcome: Outcome) -> Self {
+        Self {
+            response,
+            outcome,
+            rule: String::new(),
+            repository: String::new(),
+            reference: String::new(),
+        }
+    }
+
+    /// Something of the cache: says how it was found (RFC 9211), and that it is stale where it is.
+    pub fn cached(mut response: Response<Body>, outcome: Outcome) -> Self {
+        let status = match outcome {
+            Outcome::Hit => "pierhead; hit",
+            Outcome::Follow => "pierhead; fwd=miss; collapsed",
+            Outcome::Miss => "pierhead; fwd=miss; stored",
+            Outcome::Revalidated => "pierhead; hit; detail=revalidated",
+            Outcome::Stale => "pierhead; hit; detail=stale",
+            _ => "pierhead; fwd=bypass",
+        };
+        let headers = response.headers_mut();
+        headers.insert(CACHE_STATUS, HeaderValue::from_static(status));
+        if outcome == Outcome::Stale {
+            headers.insert(header::WARNING, HeaderValue::from_static(STALE));
+        }
+        Self::new(response, outcome)
+    }
+
+    /// An error for a registry client (the distribution spec's error JSON).
+    pub fn error(status: StatusCode, error: &OciError) -> Self {
+        let mut response = Response::new(body::full(error.to_json()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        headers.insert(API_VERSION, HeaderValue::from_static(REGISTRY_2));
+        Self::new(response, Outcome::Error)
+    }
+
+    /// A refusal by policy; `rule` names what decided.
+    pub fn denied(message: &str, rule: String) -> Self {
+        let error = OciError::new(Code::Denied, message);
+        let mut answer = Self::error(StatusCode::FORBIDDEN, &error);
+        answer.outcome = Outcome::Denied;
+        answer.rule = rule;
+        answer
+    }
+
+    /// What upstream said, whole, with its own headers.
+    pub fn relayed(answer: &Response<Bytes>) -> Self {
+        let mut response = Response::new(body::full(answer.body().clone()));
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = answer.headers().clone();
+        headers::strip_hop_by_hop(response.headers_mut());
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        Self::new(response, Outcome::Relay)
+    }
+
+    /// An upstream that cannot be asked.
+    pub fn fault(fault: &Fault) -> Self {
+        let (status, code) = match fault.kind {
+            FaultKind::Forbidden => (StatusCode::FORBIDDEN, Code::Denied),
+            FaultKind::Disabled => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
+            FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, Code::Unavailable),
+            FaultKind::Unreachable | FaultKind::Tls | FaultKind::Nonsense => {
+                (StatusCode::BAD_GATEWAY, Code::Unavailable)
+            }
+        };
+        Self::error(status, &OciError::new(code, &fault.message))
+    }
+
+    /// A download that ended before its first byte could go out.
+    pub fn failure(failure: &Failure) -> Self {
+        match failure {
+            Failure::Answer(answer) => Self::relayed(answer),
+            Failure::Gone(Gone {
+                message, timeout, ..
+            }) => {
+                let status = if *timeout {
+                    StatusCode::GATEWAY_TIMEOUT
+                } else {
+                    StatusCode::BAD_GATEWAY
+                };
+                Self::error(status, &OciError::new(Code::Unavailable, message))
+            }
+            Failure::Mismatch(_) => Self::error(
+                StatusCode::BAD_GATEWAY,
+                &OciError::new(Code::DigestInvalid, failure.to_string()),
+            ),
+            Failure::NoRoom(_) => Self::error(
+                StatusCode::INSUFFICIENT_STORAGE,
+                &OciError::new(Code::Unavailable, failure.to_string()),
+            ),
+        }
+    }
+
+    /// Names the content for the log line.
+    pub fn about(mut self, repository: &str, reference: &str) -> Self {
+        self.repository = repository.to_owned();
+        self.reference = reference.to_owned();
+        self
+    }
+}
+
+/// The head of an answer with content of `digest`.
+pub fn content(digest: &Digest, media_type: &str, length: Option<u64>) -> http::response::Builder {
+    let mut builder = Response::builder()
+        .header(header::CONTENT_TYPE, media_type)
+        .header(DOCKER_CONTENT_DIGEST, digest.as_str())
+        .header(header::ETAG, format!("\"{digest}\""))
+        .header(API_VERSION, REGISTRY_2);
+    if let Some(length) = length {
+        builder = builder.header(header::CONTENT_LENGTH, length);
+    }
+    builder
+}
+
+/// Finishes a head. The fields above come from parsed values, so this answers 500 only if one of them
+/// could not be a header after all.
+pub fn finish(builder: http::response::Builder, body: Body) -> Response<Body> {
+    builder.body(body).unwrap_or_else(|e| {
+        let error = OciError::new(Code::Unknown, e.to_string());
+        Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error).response
+    })
+}
+
+/// The caller has it already.
+pub fn not_modified(call: &Call, digest: &Digest) -> Option<Response<Body>> {
+    call.holds(digest.as_str()).then(|| {
+        finish(
+            Response::builder()
+                .status(StatusCode::NOT_MODIFIED)
+                .header(header::ETAG, format!("\"{digest}\""))
+                .header(DOCKER_CONTENT_DIGEST, digest.as_str()),
+            body::empty(),
+        )
+    })
+}
+
+pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub const REGISTRY_2: &str = "registry/2.0";
+pub const STALE: &str = "110 pierhead \"upstream is away, this is what it last said\"";
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");

@@ -1,0 +1,70 @@
+//! One pooled HTTP/1.1 client for every upstream, over checked addresses and verified TLS.
+//!
+//! HTTP/1.1 on purpose: large blobs in parallel want TCP windows of their own, and one HTTP/2
+//! connection to a host queues silently behind its stream limit.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::dial::{DialError, Dialer};
+use crate::wire::body::Body;
+
+pub(super) type HttpClient = Client<HttpsConnector<Tcp>, Body>;
+
+/// Builds the client; idle connections live for a minute.
+pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClient {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(Tcp { dialer });
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .build(connector)
+}
+
+/// Connects through the [`Dialer`].
+#[derive(Clone, Debug)]
+pub(super) struct Tcp {
+    dialer: Arc<Dialer>,
+}
+
+impl Service<Uri> for Tcp {
+    type Response = TokioIo<TcpStream>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let dialer = self.dialer.clone();
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default();
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let default = if uri.scheme_str() == Some("http") {
+                80
+            } else {
+                443
+            };
+            let socket = dialer.dial(host, uri.port_u16().unwrap_or(default)).await?;
+            Ok(TokioIo::new(socket))
+        })
+    }
+}
+
+const IDLE: Duration = Duration::from_secs(60);
+const IDLE_PER_HOST: usize = 32;

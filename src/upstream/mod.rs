@@ -1,0 +1,366 @@
+//! The network beyond: requests to registries, token services and blob hosts.
+
+mod client;
+pub mod dial;
+mod health;
+mod redirect;
+mod token;
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Limited};
+
+use self::client::HttpClient;
+use self::dial::{DialError, Dialer};
+use self::health::Health;
+use self::token::Tokens;
+use crate::oci::challenge::{self, Challenge};
+use crate::oci::range::ContentRange;
+use crate::telemetry::metrics::Metrics;
+use crate::wire::body::{self, Body};
+use crate::wire::headers;
+use crate::wire::idle::Idle;
+
+/// Where a registry is, and what its content is remembered under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Scheme, host and port the client asked for: the identity of what is cached through it.
+    pub id: String,
+    /// The registry's configured name, for metrics.
+    pub name: String,
+    pub scheme: Scheme,
+    pub authority: Authority,
+    /// A path before `/v2/`, where the configured `url` has one.
+    pub prefix: String,
+    /// `false`: nothing is ever sent there.
+    pub enabled: bool,
+}
+
+/// Why a request brought no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// A sentence for the person who has to mend it.
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The registry is switched off.
+    Disabled,
+    /// The address guard forbids it.
+    Forbidden,
+    /// No name, no route, no listener, or a connection that broke.
+    Unreachable,
+    /// A certificate that does not verify, or another failure of TLS.
+    Tls,
+    /// Nothing came in time.
+    Timeout,
+    /// It answered what is no HTTP, or a redirect that leads nowhere.
+    Nonsense,
+}
+
+/// Sends requests upstream, with every wait bounded.
+#[derive(Debug)]
+pub struct Upstream {
+    client: HttpClient,
+    dialer: Arc<Dialer>,
+    health: Health,
+    tokens: Tokens,
+    idle: Duration,
+    via: HeaderValue,
+    metrics: Arc<Metrics>,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// The address of a path (with its query) at this endpoint, if it may be asked at all.
+    pub fn uri(&self, path_and_query: &str) -> Result<Uri, Fault> {
+        if !self.enabled {
+            return Err(Fault {
+                kind: FaultKind::Disabled,
+                message: format!(
+                    "{} is switched off (enabled = false): only what is cached is served",
+                    self.name
+                ),
+            });
+        }
+        let full = format!("{}{path_and_query}", self.prefix);
+        let path = full
+            .parse::<PathAndQuery>()
+            .map_err(|e| Fault::nonsense(format!("the path {full} cannot be asked for: {e}")))?;
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
+            .map_err(|e| Fault::nonsense(e.to_string()))
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    fn nonsense(message: String) -> Self {
+        Self {
+            kind: FaultKind::Nonsense,
+            message,
+        }
+    }
+
+    /// Whether the same request may fare better a moment later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.kind, FaultKind::Timeout | FaultKind::Unreachable)
+    }
+
+    /// Reads hyper's chain of causes for the one that a person can act on.
+    fn from_client(error: hyper_util::client::legacy::Error, uri: &Uri) -> Self {
+        let place = uri.authority().map_or("", Authority::as_str);
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+        let mut last = String::new();
+        while let Some(e) = cause {
+            if let Some(dial) = e.downcast_ref::<DialError>() {
+                return dial.into();
+            }
+            let tls = e.downcast_ref::<rustls::Error>().or_else(|| {
+                e.downcast_ref::<std::io::Error>()?
+                    .get_ref()?
+                    .downcast_ref::<rustls::Error>()
+            });
+            if let Some(tls) = tls {
+                return Self {
+                    kind: FaultKind::Tls,
+                    message: format!(
+                        "TLS to {place} failed: {tls}; a private CA belongs into upstream.ca_file"
+                    ),
+                };
+            }
+            last = e.to_string();
+            cause = e.source();
+        }
+        Self {
+            kind: FaultKind::Unreachable,
+            message: format!("the connection to {place} broke: {last}"),
+        }
+    }
+}
+
+impl From<&DialError> for Fault {
+    fn from(error: &DialError) -> Self {
+        let kind = match error {
+            DialError::Refused { .. } => FaultKind::Forbidden,
+            DialError::Name { .. } | DialError::Connect { .. } => FaultKind::Unreachable,
+            DialError::Timeout { .. } => FaultKind::Timeout,
+        };
+        Self {
+            kind,
+            message: error.to_string(),
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// `idle` bounds every wait for an upstream's next byte.
+    pub fn new(
+        tls: rustls::ClientConfig,
+        dialer: Arc<Dialer>,
+        idle: Duration,
+        via: HeaderValue,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            client: client::build(tls, dialer.clone()),
+            dialer,
+            health: Health::default(),
+            tokens: Tokens::default(),
+            idle,
+            via,
+            metrics,
+        }
+    }
+
+    /// The dialer, for tunnels.
+    pub fn dialer(&self) -> &Arc<Dialer> {
+        &self.dialer
+    }
+
+    /// What this gateway adds to `Via`.
+    pub fn via(&self) -> &HeaderValue {
+        &self.via
+    }
+
+    /// Which endpoints have lately kept a client waiting.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Sends one request as it is, without following redirects. The answer's body fails when upstream
+    /// falls silent. `name` is the registry, for metrics.
+    pub async fn send(
+        &self,
+        name: &str,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Fault> {
+        headers::strip_hop_by_hop(request.headers_mut());
+        headers::add_via(request.headers_mut(), &self.via);
+        // The client writes the field from the address.
+        request.headers_mut().remove(header::HOST);
+        // The listener has answered it already (RFC 9110 section 10.1.1).
+        request.headers_mut().remove(header::EXPECT);
+        let uri = request.uri().clone();
+        let started = Instant::now();
+        let limit = self.idle + self.dialer.limit();
+        let result = match tokio::time::timeout(limit, self.client.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(e)) => Err(Fault::from_client(e, &uri)),
+            Err(_) => Err(Fault {
+                kind: FaultKind::Timeout,
+                message: format!(
+                    "{} did not answer within {limit:?}",
+                    uri.authority().map_or("", Authority::as_str)
+                ),
+            }),
+        };
+        let label = match &result {
+            Ok(response) => status_label(response.status()),
+            Err(fault) => fault.kind.label(),
+        };
+        self.metrics
+            .upstream_request(name, label, started.elapsed().as_secs_f64());
+        let response = result?;
+        if let Some(left) = rate_limit_remaining(response.headers()) {
+            self.metrics.rate_limit_remaining(name, left);
+        }
+        let idle = self.idle;
+        Ok(response.map(|body| Idle::new(body, idle, "upstream").boxed_unsync()))
+    }
+
+    /// Sends a request without a body and follows redirects; credentials follow none to another host.
+    pub async fn fetch(
+        &self,
+        endpoint: &Endpoint,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<Response<Body>, Fault> {
+        self.follow(&endpoint.name, method, endpoint.uri(path)?, headers)
+            .await
+    }
+
+    /// Sends a request without a body and returns the first answer, redirect or not.
+    pub async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<Response<Body>, Fault> {
+        let request = bare_request(method, endpoint.uri(path)?, headers);
+        self.send(&endpoint.name, request).await
+    }
+
+    /// An anonymous token for the scope that the challenge in `answer`'s head asks for, if it is one that a
+    /// token answers.
+    pub async fn anonymous_token(
+        &self,
+        endpoint: &Endpoint,
+        answer: &HeaderMap,
+        repository: &str,
+    ) -> Option<HeaderValue> {
+        let challenges = challenge::parse_all(headers::lines(answer, &header::WWW_AUTHENTICATE));
+        let bearer = challenges
+            .iter()
+            .find(|challenge| matches!(challenge, Challenge::Bearer { .. }))?;
+        self.tokens
+            .anonymous(self, &endpoint.name, bearer, repository)
+            .await
+    }
+}
+
+impl FaultKind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Forbidden => "forbidden",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Nonsense => "nonsense",
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes whole.
+pub async fn collect(body: Body, limit: u64) -> Result<Bytes, Fault> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Fault::nonsense(format!(
+            "upstream sent more than {limit} bytes where a small document was due"
+        ))),
+        Err(e) => Err(Fault {
+            kind: FaultKind::Unreachable,
+            message: format!("upstream broke off: {e}"),
+        }),
+    }
+}
+
+/// The total that a `Content-Range` or, on a whole answer, `Content-Length` announces; and the first
+/// byte's offset.
+pub fn extent(response: &Response<Body>) -> (u64, Option<u64>) {
+    let headers = response.headers();
+    let length = || {
+        headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+    };
+    let range = headers
+        .get(header::CONTENT_RANGE)
+        .and_then(|value| ContentRange::parse(value.to_str().ok()?));
+    match range {
+        Some(ContentRange::Part { start, total, .. })
+            if response.status() == http::StatusCode::PARTIAL_CONTENT =>
+        {
+            (start, total)
+        }
+        Some(ContentRange::Unsatisfied { total }) => (0, Some(total)),
+        _ => (0, length()),
+    }
+}
+
+fn bare_request(method: Method, uri: Uri, headers: HeaderMap) -> Request<Body> {
+    let mut request = Request::new(body::empty());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    request
+}
+
+fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
+    let value = headers.get("ratelimit-remaining")?.to_str().ok()?;
+    value.split(';').next()?.trim().parse().ok()
+}
+
+fn status_label(status: http::StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "401",
+        403 => "403",
+        404 => "404",
+        429 => "429",
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
