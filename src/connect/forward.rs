@@ -1,0 +1,101 @@
+//! Absolute-form requests: plain http, cached for a registry, forwarded for the rest.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::{Gateway, Peer, denied, plain};
+use crate::policy::{Action, Host, Target, Via};
+use crate::registry::{Answer, Call, endpoint};
+use crate::telemetry::access::{self, Line, Outcome};
+use crate::upstream::FaultKind;
+use crate::wire::body::Body;
+use crate::wire::headers;
+use crate::wire::pace::Busy;
+
+impl Gateway {
+    pub(super) async fn forward(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+        started: Instant,
+        busy: Busy,
+    ) -> Response<Body> {
+        let uri = request.uri().clone();
+        if uri.scheme_str() != Some("http") {
+            return plain(
+                StatusCode::BAD_REQUEST,
+                "pierhead: only http:// goes through in absolute form; for https:// use CONNECT\n",
+            );
+        }
+        let host = match uri.host().unwrap_or_default().parse::<Host>() {
+            Ok(host) => host,
+            Err(e) => return plain(StatusCode::BAD_REQUEST, format!("pierhead: {e}\n")),
+        };
+        let target = Target::new(host, uri.port_u16().unwrap_or(80));
+        let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut line = Line {
+            client: peer.client,
+            user: None,
+            method: request.method().to_string(),
+            host: target.to_string(),
+            registry: String::new(),
+            repository: String::new(),
+            reference: uri.path().to_owned(),
+            status: 403,
+            outcome: Outcome::Denied,
+            rule: String::new(),
+            started,
+        };
+        let verdict = self.policy.decide(peer.client, None, Via::Http, &target);
+        match verdict.action {
+            Action::Deny { reason, mend } => {
+                line.rule = verdict.rule.to_string();
+                access::write(&self.metrics, &line, 0, true);
+                denied(&reason, &mend)
+            }
+            Action::Intercept(site) => {
+                let Some(endpoint) = endpoint(&site, Via::Http, &target) else {
+                    return plain(StatusCode::BAD_REQUEST, "pierhead: that is no host\n");
+                };
+                line.registry.clone_from(&site.registry.name);
+                let call = Call {
+                    site,
+                    endpoint,
+                    method: request.method().clone(),
+                    path_and_query: path_and_query.to_owned(),
+                    headers: request.headers().clone(),
+                    client: peer.client,
+                };
+                let body = self.request_body(request.into_body());
+                let answer = self.registries.serve(call, body).await;
+                self.logged(answer, line, busy)
+            }
+            Action::Tunnel => {
+                let request = request.map(|body| self.request_body(body));
+                let answer = match self.upstream.send("forward", request).await {
+                    Ok(mut response) => {
+                        headers::strip_hop_by_hop(response.headers_mut());
+                        Answer::new(response, Outcome::Relay)
+                    }
+                    Err(fault) => {
+                        let (status, outcome) = match fault.kind {
+                            FaultKind::Forbidden => (StatusCode::FORBIDDEN, Outcome::Denied),
+                            FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, Outcome::Error),
+                            _ => (StatusCode::BAD_GATEWAY, Outcome::Error),
+                        };
+                        Answer::new(plain(status, format!("pierhead: {fault}\n")), outcome)
+                    }
+                };
+                let answer = Answer {
+                    rule: verdict.rule.to_string(),
+                    reference: line.reference.clone(),
+                    ..answer
+                };
+                self.logged(answer, line, busy)
+            }
+        }
+    }
+}

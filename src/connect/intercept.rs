@@ -1,0 +1,227 @@
+//! TLS with a leaf for the host that was asked for, and HTTP inside it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info};
+
+use super::{Gateway, LARGEST_HEAD, Peer, plain, upgraded};
+use crate::oci::error::{Code, OciError};
+use crate::policy::{Site, Target, Via};
+use crate::registry::{Answer, Call, endpoint};
+use crate::telemetry::access::{Line, Outcome};
+use crate::upstream::Endpoint;
+use crate::wire::body::Body;
+use crate::wire::headers;
+use crate::wire::pace::{Busy, Paced};
+
+/// An intercepted connection, as its requests see it.
+struct Inside {
+    gateway: Arc<Gateway>,
+    site: Arc<Site>,
+    target: Target,
+    endpoint: Endpoint,
+    peer: Peer,
+    /// What the client's TLS named, when it is not the target.
+    misnamed: Option<String>,
+}
+
+impl Gateway {
+    pub(super) async fn intercept(
+        self: Arc<Self>,
+        upgrade: OnUpgrade,
+        config: Arc<ServerConfig>,
+        site: Arc<Site>,
+        target: Target,
+        peer: Peer,
+    ) {
+        let Some(socket) = upgraded(upgrade).await else {
+            return;
+        };
+        let Some(endpoint) = endpoint(&site, Via::Connect, &target) else {
+            return;
+        };
+        let pace = socket.pace().clone();
+        // The socket's own patience bounds the handshake.
+        let tls = match TlsAcceptor::from(config).accept(socket).await {
+            Ok(tls) => tls,
+            Err(e) => {
+                self.metrics.handshake("failed");
+                info!(client = %peer.client, host = %target, error = %e, "a TLS handshake failed; a client that speaks of certificates does not trust the CA yet");
+                return;
+            }
+        };
+        self.metrics.handshake("ok");
+        let named = tls.get_ref().1.server_name();
+        let misnamed = named
+            .filter(|name| {
+                !name
+                    .trim_end_matches('.')
+                    .eq_ignore_ascii_case(target.host.as_str())
+            })
+            .map(str::to_owned);
+        let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let drain = peer.drain.clone();
+        let inside = Arc::new(Inside {
+            gateway: self,
+            site,
+            target,
+            endpoint,
+            peer,
+            misnamed,
+        });
+        if h2 {
+            pace.multiplex();
+        }
+        let service = service_fn(move |request| {
+            let (inside, busy) = (inside.clone(), pace.busy());
+            async move { Ok::<_, Infallible>(inside.answer(request, busy).await) }
+        });
+        let result = if h2 {
+            speak_h2(tls, service, &drain).await
+        } else {
+            speak_h1(tls, service, &drain).await
+        };
+        if let Err(e) = result {
+            debug!(error = %e, "an intercepted connection ended");
+        }
+    }
+}
+
+// === impl Inside ===
+
+impl Inside {
+    async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Body> {
+        let mut line = Line {
+            client: self.peer.client,
+            user: None,
+            method: request.method().to_string(),
+            host: self.target.to_string(),
+            registry: self.site.registry.name.clone(),
+            repository: String::new(),
+            reference: request.uri().path().to_owned(),
+            status: 0,
+            outcome: Outcome::Error,
+            rule: String::new(),
+            started: Instant::now(),
+        };
+        if headers::has_passed(request.headers(), self.gateway.upstream.via()) {
+            return plain(
+                StatusCode::LOOP_DETECTED,
+                "pierhead: this request has passed this gateway before\n",
+            );
+        }
+        if let Err(wrong) = self.names_the_target(&request) {
+            let error = OciError::new(
+                Code::Denied,
+                format!(
+                    "this tunnel leads to {}, the request names {wrong}",
+                    self.target
+                ),
+            );
+            let answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
+            line.outcome = Outcome::Denied;
+            let reference = line.reference.clone();
+            return self
+                .gateway
+                .logged(answer.about("", &reference), line, busy);
+        }
+        let call = Call {
+            site: self.site.clone(),
+            endpoint: self.endpoint.clone(),
+            method: request.method().clone(),
+            path_and_query: request
+                .uri()
+                .path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
+            headers: request.headers().clone(),
+            client: self.peer.client,
+        };
+        let body = self.gateway.request_body(request.into_body());
+        let answer = self.gateway.registries.serve(call, body).await;
+        self.gateway.logged(answer, line, busy)
+    }
+
+    /// `Host`, `:authority` and SNI must all name the CONNECT target; the error is what they name.
+    fn names_the_target(&self, request: &Request<Incoming>) -> Result<(), String> {
+        if let Some(sni) = &self.misnamed {
+            return Err(format!("{sni} (SNI)"));
+        }
+        let hosts = headers::lines(request.headers(), &header::HOST);
+        let authority = request.uri().authority().map(Authority::as_str);
+        let mut named = false;
+        for name in hosts.chain(authority) {
+            named = true;
+            let names: Option<Target> =
+                name.parse().or_else(|_| format!("{name}:443").parse()).ok();
+            if names.as_ref() != Some(&self.target) {
+                return Err(name.chars().take(128).collect());
+            }
+        }
+        if named { Ok(()) } else { Err("no host".into()) }
+    }
+}
+
+async fn speak_h1<S>(
+    tls: TlsStream<Paced<TcpStream>>,
+    service: S,
+    drain: &crate::wire::drain::Drain,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible>,
+{
+    let connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_buf_size(LARGEST_HEAD)
+        .serve_connection(TokioIo::new(tls), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+async fn speak_h2<S>(
+    tls: TlsStream<Paced<TcpStream>>,
+    service: S,
+    drain: &crate::wire::drain::Drain,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+{
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(LARGEST_HEAD as u32)
+        .max_send_buf_size(SEND_BUFFER)
+        .serve_connection(TokioIo::new(tls), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+const STREAMS: u32 = 256;
+/// Bytes a stream may hold for a client that reads slowly.
+const SEND_BUFFER: usize = 512 << 10;

@@ -1,0 +1,277 @@
+//! Verdict to bytes: what becomes of a request on the proxy port.
+
+mod forward;
+mod intercept;
+mod local;
+mod tunnel;
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use self::tunnel::Tunnel;
+use crate::policy::{Action, Policy, Target, Via};
+use crate::registry::{Answer, Registries};
+use crate::telemetry::access::{self, Line, Outcome};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{Authority as CertificateAuthority, Leaves};
+use crate::upstream::dial::DialError;
+use crate::upstream::{Fault, FaultKind, Upstream};
+use crate::wire::body::{self, Body};
+use crate::wire::drain::Drain;
+use crate::wire::headers;
+use crate::wire::idle::Idle;
+use crate::wire::pace::{Busy, Paced};
+
+/// Everything a request on the proxy port may need.
+#[derive(Debug)]
+pub struct Gateway {
+    pub policy: Arc<Policy>,
+    pub authority: Arc<CertificateAuthority>,
+    pub leaves: Arc<Leaves>,
+    pub registries: Arc<Registries>,
+    pub upstream: Arc<Upstream>,
+    pub metrics: Arc<Metrics>,
+    /// Ends tunnels and uploads that fall silent.
+    pub client_idle: Duration,
+}
+
+/// One client connection, as its requests see it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub client: IpAddr,
+    pub drain: Drain,
+    /// Counted among the client's connections as long as this lives.
+    pub place: Arc<dyn Any + Send + Sync>,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Serves one connection to its end.
+    pub async fn serve(self: Arc<Self>, socket: Paced<TcpStream>, peer: Peer) {
+        let pace = socket.pace().clone();
+        let drain = peer.drain.clone();
+        let service = service_fn(move |request| {
+            let (gateway, peer, busy) = (self.clone(), peer.clone(), pace.busy());
+            async move { Ok::<_, Infallible>(gateway.answer(request, &peer, busy).await) }
+        });
+        let connection = http1::Builder::new()
+            .header_read_timeout(None)
+            .max_buf_size(LARGEST_HEAD)
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = drain.begun() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(e) = result {
+            debug!(error = %e, "a client connection ended");
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+        busy: Busy,
+    ) -> Response<Body> {
+        let started = Instant::now();
+        if headers::has_passed(request.headers(), self.upstream.via()) {
+            return plain(
+                StatusCode::LOOP_DETECTED,
+                "pierhead: this request has passed this gateway before; upstream.proxy or a registry's url leads back here\n",
+            );
+        }
+        if request.method() == Method::CONNECT {
+            return self.connect(request, peer, started).await;
+        }
+        if request.uri().authority().is_some() {
+            return self.forward(request, peer, started, busy).await;
+        }
+        local::answer(&self, &request, peer.drain.has_begun())
+    }
+
+    async fn connect(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+        started: Instant,
+    ) -> Response<Body> {
+        let asked = request.uri().authority().map_or("", Authority::as_str);
+        let target: Target = match asked.parse() {
+            Ok(target) => target,
+            Err(e) => {
+                let text = format!("pierhead: CONNECT wants host:port: {e}\n");
+                return plain(StatusCode::BAD_REQUEST, text);
+            }
+        };
+        let mut line = Line {
+            client: peer.client,
+            user: None,
+            method: "CONNECT".into(),
+            host: target.to_string(),
+            registry: String::new(),
+            repository: String::new(),
+            reference: String::new(),
+            status: 200,
+            outcome: Outcome::Tunnel,
+            rule: String::new(),
+            started,
+        };
+        let verdict = self.policy.decide(peer.client, None, Via::Connect, &target);
+        line.rule = verdict.rule.to_string();
+        match verdict.action {
+            Action::Deny { reason, mend } => {
+                line.outcome = Outcome::Denied;
+                line.status = 403;
+                access::write(&self.metrics, &line, 0, true);
+                denied(&reason, &mend)
+            }
+            Action::Tunnel => match self
+                .upstream
+                .dialer()
+                .dial(target.host.as_str(), target.port)
+                .await
+            {
+                Ok(socket) => {
+                    let upgrade = hyper::upgrade::on(request);
+                    let ending = peer.drain.clone();
+                    let place = peer.place.clone();
+                    peer.drain.spawn(async move {
+                        self.tunnel(upgrade, socket, line, ending).await;
+                        drop(place);
+                    });
+                    Response::new(body::empty())
+                }
+                Err(error) => self.unreachable(&error, line),
+            },
+            Action::Intercept(site) => match self.leaves.server_config(target.host.as_str()) {
+                Ok(config) => {
+                    let upgrade = hyper::upgrade::on(request);
+                    let peer = peer.clone();
+                    let drain = peer.drain.clone();
+                    drain.spawn(self.intercept(upgrade, config, site, target, peer));
+                    Response::new(body::empty())
+                }
+                Err(e) => {
+                    line.outcome = Outcome::Error;
+                    line.status = 502;
+                    access::write(&self.metrics, &line, 0, true);
+                    let text = format!("pierhead: no certificate for {}: {e}\n", target.host);
+                    plain(StatusCode::BAD_GATEWAY, text)
+                }
+            },
+        }
+    }
+
+    async fn tunnel(&self, upgrade: OnUpgrade, target: TcpStream, mut line: Line, ending: Drain) {
+        let Some(client) = upgraded(upgrade).await else {
+            return;
+        };
+        let (client, early) = client.into_parts();
+        self.metrics.tunnels.inc();
+        let mut tunnel = Tunnel::new(client, target, &early, self.client_idle);
+        let result = tokio::select! {
+            result = &mut tunnel => result,
+            // A tunnel has no requests to finish: it may go on until the drain's limit.
+            () = async { ending.begun().await; std::future::pending().await } => Ok(()),
+        };
+        self.metrics.tunnels.dec();
+        let moved = tunnel.moved();
+        self.metrics.tunnel_bytes.inc_by(moved.up + moved.down);
+        line.outcome = Outcome::Tunnel;
+        access::write(&self.metrics, &line, moved.up + moved.down, result.is_ok());
+    }
+
+    fn unreachable(&self, error: &DialError, mut line: Line) -> Response<Body> {
+        let fault = Fault::from(error);
+        let status = match fault.kind {
+            FaultKind::Forbidden => StatusCode::FORBIDDEN,
+            FaultKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        line.outcome = match fault.kind {
+            FaultKind::Forbidden => Outcome::Denied,
+            _ => Outcome::Error,
+        };
+        if fault.kind == FaultKind::Forbidden {
+            line.rule = "upstream.allow_private".into();
+        }
+        line.status = status.as_u16();
+        access::write(&self.metrics, &line, 0, true);
+        plain(status, format!("pierhead: {fault}\n"))
+    }
+
+    /// Turns a registry's answer into a response that writes its log line when it has gone.
+    fn logged(&self, answer: Answer, mut line: Line, busy: Busy) -> Response<Body> {
+        line.status = answer.response.status().as_u16();
+        line.outcome = answer.outcome;
+        line.rule = answer.rule;
+        line.repository = answer.repository;
+        line.reference = answer.reference;
+        let metrics = self.metrics.clone();
+        answer
+            .response
+            .map(|body| access::logged(body, metrics, line, busy))
+    }
+
+    fn request_body(&self, body: Incoming) -> Body {
+        Idle::new(body, self.client_idle, "the client").boxed_unsync()
+    }
+}
+
+/// The raw socket of a CONNECT, with what its client sent early.
+async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<TcpStream>> {
+    let upgraded = upgrade
+        .await
+        .inspect_err(|e| debug!(error = %e, "a client left before its tunnel stood"))
+        .ok()?;
+    // Connections are served over exactly this type.
+    let parts = upgraded.downcast::<TokioIo<Paced<TcpStream>>>().ok()?;
+    Some(parts.io.into_inner().rewind(parts.read_buf))
+}
+
+/// An answer in plain text, for a person or a proxy client.
+fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(body::full(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+fn denied(reason: &str, mend: &str) -> Response<Body> {
+    let mut response = plain(
+        StatusCode::FORBIDDEN,
+        format!("pierhead: {reason}\n\n{mend}\n"),
+    );
+    // Clients read no further after a refused CONNECT.
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Bytes of a request's head.
+const LARGEST_HEAD: usize = 64 << 10;

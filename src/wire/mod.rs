@@ -1,0 +1,8 @@
+//! The vocabulary of the wire that every room shares: one body type, header hygiene, waits that end,
+//! and the orderly end of everything.
+
+pub mod body;
+pub mod drain;
+pub mod headers;
+pub mod idle;
+pub mod pace;

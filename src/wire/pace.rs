@@ -1,0 +1,289 @@
+//! Patience with a client: for a request's head, between requests, and for its reading.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From a head's first byte to its last.
+    pub head: Duration,
+    /// Without a request, and without reading what it asked for.
+    pub idle: Duration,
+}
+
+/// What a connection is doing, shared between its socket and its requests.
+#[derive(Debug)]
+pub struct Pace {
+    patience: Patience,
+    requests: AtomicUsize,
+    /// HTTP/2 frames are no heads: only the idle limit holds.
+    multiplexed: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    /// A head has begun.
+    head: bool,
+}
+
+/// A request under way; while one lives, its connection is not idle.
+#[derive(Debug)]
+pub struct Busy(Arc<Pace>);
+
+/// A socket that ends when its client takes too long.
+#[derive(Debug)]
+pub struct Paced<S> {
+    inner: S,
+    /// Bytes that were read too early, to be read again.
+    prefix: Bytes,
+    pace: Arc<Pace>,
+    reading: Pin<Box<Sleep>>,
+    writing: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    fn new(patience: Patience) -> Arc<Self> {
+        Arc::new(Self {
+            patience,
+            requests: AtomicUsize::new(0),
+            multiplexed: AtomicBool::new(false),
+            // A client that connects and says nothing is as slow as one that stops in a head.
+            waiting: Mutex::new(Waiting {
+                since: Instant::now(),
+                head: true,
+            }),
+        })
+    }
+
+    /// A request's head is complete.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.waiting().head = false;
+        Busy(self.clone())
+    }
+
+    /// The connection speaks HTTP/2 from here on.
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// When the client's time is up; `None` while a request is under way.
+    fn deadline(&self) -> Option<Instant> {
+        if self.requests.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let waiting = self.waiting();
+        let limit = if waiting.head {
+            self.patience.head
+        } else {
+            self.patience.idle
+        };
+        Some(waiting.since + limit)
+    }
+
+    fn received(&self) {
+        if self.requests.load(Ordering::Relaxed) > 0 || self.multiplexed.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut waiting = self.waiting();
+        if !waiting.head {
+            *waiting = Waiting {
+                since: Instant::now(),
+                head: true,
+            };
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Busy ===
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.waiting() = Waiting {
+                since: Instant::now(),
+                head: false,
+            };
+        }
+    }
+}
+
+// === impl Paced ===
+
+impl<S> Paced<S> {
+    pub fn new(inner: S, patience: Patience) -> Self {
+        Self {
+            inner,
+            prefix: Bytes::new(),
+            pace: Pace::new(patience),
+            reading: Box::pin(tokio::time::sleep(patience.head)),
+            writing: None,
+        }
+    }
+
+    pub fn pace(&self) -> &Arc<Pace> {
+        &self.pace
+    }
+
+    /// Puts back what was read too early.
+    pub fn rewind(mut self, prefix: Bytes) -> Self {
+        self.prefix = prefix;
+        self
+    }
+
+    /// The bare socket, and what was read from it too early: for a tunnel, which has its own limits.
+    pub fn into_parts(self) -> (S, Bytes) {
+        (self.inner, self.prefix)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let n = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..n]);
+            self.prefix.advance(n);
+            self.pace.received();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.inner).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before {
+                    self.pace.received();
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let Some(deadline) = self.pace.deadline() else {
+                    return Poll::Pending;
+                };
+                if self.reading.deadline() != deadline {
+                    self.reading.as_mut().reset(deadline);
+                }
+                match self.reading.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(Err(late("sent no request"))),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Paced<S> {
+    fn poll_patiently<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.writing = None;
+            return polled;
+        }
+        let limit = self.pace.patience.idle;
+        let timer = self
+            .writing
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        match timer.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(late("read nothing"))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.poll_patiently(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.poll_patiently(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.poll_patiently(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+fn late(what: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("the client {what} for too long"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(300),
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_stops_midway_ends_the_connection() {
+        let (mut client, server) = duplex(64);
+        let mut server = Paced::new(server, PATIENCE);
+        client.write_all(b"GET / HT").await.unwrap();
+        let began = Instant::now();
+        let mut buf = [0; 64];
+        assert_eq!(server.read(&mut buf).await.unwrap(), 8);
+        let error = server.read(&mut buf).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_requests_a_client_may_be_idle_for_longer() {
+        let (_client, server) = duplex(64);
+        let mut server = Paced::new(server, PATIENCE);
+        drop(server.pace().busy());
+        let began = Instant::now();
+        assert!(server.read(&mut [0; 8]).await.is_err());
+        assert_eq!(began.elapsed().as_secs(), 300);
+    }
+}
