@@ -1,0 +1,326 @@
+//! The composition root: config → rooms → run → drain. Nothing is bound before everything is valid.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use http::HeaderValue;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::admin;
+use crate::cache::space::Bounds;
+use crate::cache::{Cache, CacheConfig};
+use crate::config::Config;
+use crate::connect::Gateway;
+use crate::listen::{self, ListenLimits};
+use crate::policy::{AddressGuard, NameConstraints, Policy};
+use crate::registry::access::Access;
+use crate::registry::{Registries, RegistryRules};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{self, Authority, CaConfig, Leaves, Notice};
+use crate::upstream::Upstream;
+use crate::upstream::dial::Dialer;
+use crate::wire::drain::Drain;
+use crate::wire::pace::Patience;
+
+/// A gateway that is ready to run: everything opened, everything bound.
+pub struct App {
+    gateway: Arc<Gateway>,
+    cache: Arc<Cache>,
+    proxies: Vec<TcpListener>,
+    admin: Option<TcpListener>,
+    limits: ListenLimits,
+    drain: Drain,
+    drain_limit: Duration,
+    metrics: Arc<Metrics>,
+    summary: String,
+}
+
+// === impl App ===
+
+impl App {
+    /// Builds every room from its part of the configuration.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        let policy = Policy::new(
+            config.policy.clone(),
+            config.registries.clone(),
+            config.builtin_registries,
+        );
+        let (authority, notices) = authority(&config, &policy)?;
+        tell(&notices);
+        let authority = Arc::new(authority);
+        let leaves = Arc::new(Leaves::new(authority.clone())?);
+
+        let metrics = Arc::new(Metrics::new());
+        let (client_tls, warnings) = tls::client_config(config.upstream.ca_file.as_deref())?;
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        let dialer = Arc::new(Dialer::new(
+            AddressGuard::new(config.upstream.allow_private.clone()),
+            config.upstream.resolve.clone(),
+            config.limits.upstream_connect,
+        ));
+        let upstream = Arc::new(Upstream::new(
+            client_tls,
+            dialer,
+            config.limits.upstream_idle,
+            via()?,
+            metrics.clone(),
+        ));
+
+        let cache_config = CacheConfig {
+            dir: config.cache.dir.clone(),
+            bounds: Bounds {
+                max_size: config.cache.max_size,
+                min_free: config.cache.min_free,
+            },
+        };
+        let cache = Cache::open(&cache_config, metrics.clone())?;
+        let access = Access::open(
+            &config.cache.dir,
+            cache.index().clone(),
+            upstream.clone(),
+            config.cache.revalidate_timeout,
+            config.cache.offline_for,
+            metrics.clone(),
+        )
+        .with_context(|| format!("the cache directory {}", config.cache.dir.display()))?;
+        let rules = RegistryRules {
+            tag_ttl: config.cache.tag_ttl,
+            offline_for: config.cache.offline_for,
+            manifest_size: config.limits.manifest_size,
+        };
+        let registries = Registries::new(cache.clone(), upstream.clone(), Arc::new(access), rules);
+
+        let mut proxies = Vec::new();
+        for address in &config.listen.proxy {
+            proxies.push(listen::bind(*address).await?);
+        }
+        let admin = match config.listen.admin {
+            Some(address) => Some(listen::bind(address).await?),
+            None => None,
+        };
+        let summary = summary(&config, &policy, &authority, &proxies, admin.as_ref())?;
+        let gateway = Arc::new(Gateway {
+            policy: Arc::new(policy),
+            authority,
+            leaves,
+            registries,
+            upstream,
+            metrics: metrics.clone(),
+            client_idle: config.limits.client_idle,
+        });
+        Ok(Self {
+            gateway,
+            cache,
+            proxies,
+            admin,
+            limits: ListenLimits {
+                patience: Patience {
+                    head: config.limits.client_headers,
+                    idle: config.limits.client_idle,
+                },
+                connections_per_client: config.limits.connections_per_client,
+            },
+            drain: Drain::default(),
+            drain_limit: config.limits.drain,
+            metrics,
+            summary,
+        })
+    }
+
+    /// What a person who starts it wants to know.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::spawn(self.cache.clone().keep_house());
+        for listener in self.proxies {
+            tokio::spawn(listen::accept(
+                listener,
+                self.gateway.clone(),
+                self.limits,
+                self.drain.clone(),
+                self.metrics.clone(),
+            ));
+        }
+        if let Some(listener) = self.admin {
+            tokio::spawn(admin::serve(
+                listener,
+                self.metrics.clone(),
+                self.drain.clone(),
+            ));
+        }
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!(limit = ?self.drain_limit, "draining: no new connections; what runs may finish");
+        let second = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        tokio::select! {
+            done = self.drain.finish(self.drain_limit) => {
+                if done {
+                    info!("drained");
+                } else {
+                    warn!("limits.drain is over; what still runs is cut");
+                }
+            }
+            () = second => warn!("told twice to stop; what still runs is cut"),
+        }
+        // What the index has not written yet: last uses, mostly.
+        let _ = self.cache.index().flush().await;
+        Ok(())
+    }
+}
+
+/// The CA as configured, made or re-issued where it has to be.
+pub fn authority(config: &Config, policy: &Policy) -> anyhow::Result<(Authority, Vec<Notice>)> {
+    Ok(Authority::open_or_create(
+        &ca_config(config),
+        &name_constraints(policy),
+    )?)
+}
+
+/// `[ca]` in the terms of its room.
+pub fn ca_config(config: &Config) -> CaConfig {
+    CaConfig {
+        dir: config.ca.dir.clone(),
+        certificate: config.ca.certificate.clone(),
+        key: config.ca.key.clone(),
+        name_constraints: config.ca.name_constraints,
+    }
+}
+
+fn name_constraints(policy: &Policy) -> tls::NameConstraints {
+    let NameConstraints {
+        mut dns,
+        ips,
+        everything,
+    } = policy.name_constraints();
+    if everything {
+        dns.push(String::new());
+    }
+    tls::NameConstraints { dns, ips }
+}
+
+fn tell(notices: &[Notice]) {
+    for notice in notices {
+        if notice.is_warning() {
+            warn!("{notice}");
+        } else {
+            info!("{notice}");
+        }
+    }
+}
+
+/// A name for this process, so that it knows its own requests when they come back.
+fn via() -> anyhow::Result<HeaderValue> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+    let id = u32::from_le_bytes(random);
+    Ok(HeaderValue::try_from(format!("1.1 pierhead-{id:08x}"))?)
+}
+
+fn summary(
+    config: &Config,
+    policy: &Policy,
+    authority: &Authority,
+    proxies: &[TcpListener],
+    admin: Option<&TcpListener>,
+) -> anyhow::Result<String> {
+    let mut text = format!("pierhead {}\n\n", env!("CARGO_PKG_VERSION"));
+    let mut first: Option<SocketAddr> = None;
+    for listener in proxies {
+        let address = listener.local_addr()?;
+        first.get_or_insert(address);
+        text.push_str(&format!("  proxy   http://{address}\n"));
+    }
+    if let Some(admin) = admin {
+        text.push_str(&format!("  admin   http://{}\n", admin.local_addr()?));
+    }
+    text.push_str(&format!(
+        "  CA      {}  sha256 {}\n",
+        authority.path().display(),
+        authority.fingerprint()
+    ));
+    text.push_str(&format!(
+        "  cache   {}, at most {}, tags fresh for {}\n",
+        config.cache.dir.display(),
+        human(config.cache.max_size),
+        humantime::format_duration(config.cache.tag_ttl),
+    ));
+    let names: Vec<&str> = policy
+        .registries()
+        .iter()
+        .map(|registry| registry.name.as_str())
+        .collect();
+    text.push_str(&format!("  caches  {}\n", wrapped(&names)));
+    if let Some(address) = first {
+        let shown = match address.ip().is_unspecified() {
+            true => format!("GATEWAY:{}", address.port()),
+            false => address.to_string(),
+        };
+        text.push_str(&format!(
+            "\nA Docker host (as root) is set up by these two lines and a restart of docker:\n\n  \
+             curl -fsS http://{shown}/ca.crt -o /usr/local/share/ca-certificates/pierhead.crt && update-ca-certificates\n  \
+             mkdir -p /etc/systemd/system/docker.service.d && printf '[Service]\\nEnvironment=HTTPS_PROXY=http://{shown}\\n' > /etc/systemd/system/docker.service.d/pierhead.conf && systemctl daemon-reload\n"
+        ));
+        if address.ip().is_loopback() {
+            text.push_str("\nIt listens on loopback only; [listen] proxy = [\"0.0.0.0:3128\"] opens it to the network.\n");
+        }
+    }
+    text.push_str("\nready\n");
+    Ok(text)
+}
+
+fn wrapped(names: &[&str]) -> String {
+    let mut text = String::new();
+    let mut column = 0;
+    for (at, name) in names.iter().enumerate() {
+        if at > 0 {
+            text.push_str(", ");
+            column += 2;
+        }
+        if column + name.len() > WIDTH {
+            text.truncate(text.trim_end().len());
+            text.push_str("\n          ");
+            column = 0;
+        }
+        text.push_str(name);
+        column += name.len();
+    }
+    text
+}
+
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() < 0.05 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+const WIDTH: usize = 90;

@@ -1,0 +1,253 @@
+//! The command line: what was typed, and the one thing to do about it.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+use crate::app::{self, App};
+use crate::config::{Config, ConfigError, LogFormat};
+use crate::policy::{AddressGuard, Policy, Target, explain};
+use crate::telemetry::log;
+use crate::tls::Authority;
+
+/// A forward HTTP(S) proxy that caches what container registries serve.
+#[derive(FromArgs, Debug)]
+struct Args {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum Command {
+    Serve(Serve),
+    Check(Check),
+    Ca(Ca),
+}
+
+/// Run the gateway.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "serve")]
+struct Serve {
+    /// configuration file (default: ./pierhead.toml, else /etc/pierhead/pierhead.toml, else the
+    /// built-in defaults)
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+
+/// Read the configuration, and explain what would happen to a host.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "check")]
+struct Check {
+    /// configuration file
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// the address of the client that asks (default: 127.0.0.1)
+    #[argh(option)]
+    client: Option<IpAddr>,
+    /// HOST or HOST:PORT that is asked for
+    #[argh(positional)]
+    host: Option<String>,
+}
+
+/// Show, make or renew the certificate authority.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "ca")]
+struct Ca {
+    #[argh(subcommand)]
+    command: CaCommand,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum CaCommand {
+    Show(CaShow),
+    Init(CaInit),
+    Renew(CaRenew),
+}
+
+/// Show the CA: its fingerprint, its life, and the names it may sign for.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "show")]
+struct CaShow {
+    /// configuration file
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+
+/// Make the CA, if there is none yet. An existing key is never overwritten.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "init")]
+struct CaInit {
+    /// configuration file
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+
+/// Issue the CA's certificate anew, with the same key and new dates. Clients need the new file.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "renew")]
+struct CaRenew {
+    /// configuration file
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
+/// failed, 2 usage, 78 bad configuration.
+pub fn run(args: &[String]) -> ExitCode {
+    if args
+        .get(1)
+        .is_some_and(|arg| arg == "--version" || arg == "-V")
+    {
+        return say(&format!("pierhead {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    let words: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    let args = match Args::from_args(&["pierhead"], &words) {
+        Ok(args) => args,
+        Err(exit) => {
+            return match exit.status {
+                Ok(()) => say(&exit.output),
+                Err(()) => {
+                    complain(exit.output.trim_end());
+                    ExitCode::from(USAGE)
+                }
+            };
+        }
+    };
+    let result = match args.command {
+        Command::Serve(args) => serve(args.config.as_deref()),
+        Command::Check(args) => check(&args),
+        Command::Ca(args) => match args.command {
+            CaCommand::Show(args) => ca_show(args.config.as_deref()),
+            CaCommand::Init(args) => ca_init(args.config.as_deref()),
+            CaCommand::Renew(args) => ca_renew(args.config.as_deref()),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is::<ConfigError>() => {
+            complain(&format!("pierhead: {e}"));
+            ExitCode::from(BAD_CONFIG)
+        }
+        Err(e) => {
+            complain(&format!("pierhead: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = load(file)?;
+    log::init(
+        config.log.format == LogFormat::Json,
+        config.log.level.as_str(),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(async {
+        let app = App::build(config).await?;
+        say(app.summary());
+        app.run().await
+    });
+    // What is left after the drain is cut here, not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+fn check(args: &Check) -> anyhow::Result<()> {
+    let config = load(args.config.as_deref())?;
+    let policy = Policy::new(
+        config.policy.clone(),
+        config.registries.clone(),
+        config.builtin_registries,
+    );
+    let mut text = String::from("The configuration is good.\n");
+    for warning in &config.warnings {
+        text.push_str(&format!("Note: {warning}\n"));
+    }
+    match &args.host {
+        None => {
+            text.push_str("\nIntercepted and cached:\n");
+            for registry in policy.registries() {
+                let hosts: Vec<&str> = registry.hosts.iter().map(|host| host.as_str()).collect();
+                text.push_str(&format!("  {:<28} {}\n", registry.name, hosts.join(", ")));
+            }
+            text.push_str("\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n");
+        }
+        Some(host) => {
+            let target: Target = host
+                .parse()
+                .or_else(|e| format!("{host}:443").parse().map_err(|_| e))
+                .map_err(|e| anyhow::anyhow!("{host}: {e}"))?;
+            let guard = AddressGuard::new(config.upstream.allow_private.clone());
+            let client = args.client.unwrap_or(IpAddr::from([127, 0, 0, 1]));
+            text.push('\n');
+            text.push_str(&explain(&policy, &guard, &target, client));
+        }
+    }
+    say(&text);
+    Ok(())
+}
+
+fn ca_show(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = load(file)?;
+    let (authority, notices) = Authority::open(&app::ca_config(&config))?;
+    say(&authority.describe());
+    for notice in notices {
+        complain(&notice.to_string());
+    }
+    Ok(())
+}
+
+fn ca_init(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = load(file)?;
+    let (authority, notices) = app::authority(&config, &policy(&config))?;
+    for notice in notices {
+        complain(&notice.to_string());
+    }
+    say(&authority.describe());
+    Ok(())
+}
+
+fn ca_renew(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = load(file)?;
+    let (authority, _) = app::authority(&config, &policy(&config))?;
+    let renewed = authority.renew()?;
+    say(&renewed.describe());
+    complain(
+        "The key is the same: clients that trust the old certificate go on until it ends. Restart the gateway and give clients the new ca.crt.",
+    );
+    Ok(())
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy::new(
+        config.policy.clone(),
+        config.registries.clone(),
+        config.builtin_registries,
+    )
+}
+
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    Config::load(file, std::env::vars())
+}
+
+/// Prints to standard output; a reader that has gone is no error.
+fn say(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    ExitCode::SUCCESS
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+const USAGE: u8 = 2;
+/// `EX_CONFIG` of sysexits.
+const BAD_CONFIG: u8 = 78;
