@@ -83,6 +83,7 @@ impl App {
             },
         };
         let cache = Cache::open(&cache_config, metrics.clone())?;
+        cache.settle().await;
         let access = Access::open(
             &config.cache.dir,
             cache.index().clone(),

@@ -26,8 +26,9 @@ use crate::store::{Key, Mismatch, Spool};
 #[derive(Debug)]
 pub struct Flight {
     digest: Digest,
-    /// The repository it began in, whose upstream shows the blob by answering.
-    through: String,
+    /// The membership that upstream proves by answering: this blob in the repository it is asked
+    /// through.
+    member: Vec<u8>,
     /// Ways to go on, in the order to try them; the first one began it.
     sources: Mutex<Vec<Arc<dyn Origin>>>,
     file: OnceLock<Arc<File>>,
@@ -71,19 +72,19 @@ pub enum Failure {
 
 impl Flight {
     /// A download that [`Flight::run`] has yet to begin.
-    pub(super) fn new(digest: Digest, through: String, source: Arc<dyn Origin>) -> Arc<Self> {
+    pub(super) fn new(digest: Digest, member: Vec<u8>, source: Arc<dyn Origin>) -> Arc<Self> {
         Arc::new(Self {
             digest,
-            through,
+            member,
             sources: Mutex::new(vec![source]),
             file: OnceLock::new(),
             state: watch::Sender::new(State::default()),
         })
     }
 
-    /// The repository it began in; see [`Cache::download`].
-    pub fn through(&self) -> &str {
-        &self.through
+    /// What upstream proves by answering; see [`Cache::download`].
+    pub fn proves(&self, member: &[u8]) -> bool {
+        self.member == member
     }
 
     /// Offers another way to go on, should the first one's credentials end.
@@ -206,6 +207,7 @@ impl Flight {
                 Ok(fetched) => {
                     if !self.state.borrow().headed {
                         patience = Backoff::new(AFTER_THE_HEAD);
+                        cache.index.set_member(self.member.clone()).await;
                     }
                     match self.receive(fetched, spool, room, cache).await {
                         Received::Whole(done) => match done.verify() {
@@ -394,6 +396,8 @@ impl Flight {
 
     async fn commit(&self, spool: Spool, room: Reservation, cache: &Cache) {
         let size = spool.written();
+        // Who has the last byte may find the blob here after a crash, and its membership with it.
+        let _ = cache.index.flush().await;
         // Followers may have the rest now; the disk's own business need not hold them up.
         self.state.send_modify(|state| {
             state.total = Some(size);
@@ -414,7 +418,7 @@ impl Flight {
             Failure::Mismatch(mismatch) => {
                 warn!(
                     digest = %mismatch.expected, received = %mismatch.actual, size = mismatch.size,
-                    through = %self.through, "upstream sent other bytes than the digest says; dropped"
+                    "upstream sent other bytes than the digest says; dropped"
                 );
                 cache.metrics.download_ended("mismatch");
             }
@@ -423,7 +427,7 @@ impl Flight {
                 cache.metrics.download_ended("no_room");
             }
             Failure::Gone(gone) => {
-                warn!(digest = %self.digest, through = %self.through, error = %gone, "a download ended early");
+                warn!(digest = %self.digest, error = %gone, "a download ended early");
                 cache.metrics.download_ended("broken");
             }
             Failure::Answer(answer) => {

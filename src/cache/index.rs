@@ -12,8 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::backends::InMemoryBackend;
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
-    WriteTransaction,
+    Builder, Database, Durability, Error, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError, WriteTransaction,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -81,12 +81,11 @@ impl Index {
         let existed = path.exists();
         let (db, path, rebuild) = match create(&path) {
             Ok(db) => (db, Some(path), !existed),
-            Err(e) if existed && !is_space(&e) => {
+            Err(e) if existed && is_broken(&e) => {
                 let aside = path.with_extension("redb.broken");
                 warn!(error = %e, aside = %aside.display(), "the cache index is unreadable; it is set aside and rebuilt from the files");
-                let moved = std::fs::rename(&path, &aside);
-                match moved
-                    .map_err(|e| e.to_string())
+                match std::fs::rename(&path, &aside)
+                    .map_err(Error::from)
                     .and_then(|()| create(&path))
                 {
                     Ok(db) => (db, Some(path), true),
@@ -178,7 +177,7 @@ impl Index {
 
     /// Up to `limit` objects, least recently used first, for which `wanted` holds.
     pub fn coldest(&self, limit: usize, mut wanted: impl FnMut(&Key) -> bool) -> Vec<(Key, u64)> {
-        let mut found = || -> Result<Vec<(Key, u64)>, redb::Error> {
+        let mut found = || -> Result<Vec<(Key, u64)>, Error> {
             let read = self.db.begin_read()?;
             let lru = read.open_table(LRU)?;
             let objects = read.open_table(OBJECTS)?;
@@ -217,7 +216,7 @@ impl Index {
 
     /// All records of one tag, whatever `Accept` they answer.
     pub fn tag_variants(&self, tag_prefix: &str) -> Vec<TagRecord> {
-        let found = || -> Result<Vec<TagRecord>, redb::Error> {
+        let found = || -> Result<Vec<TagRecord>, Error> {
             let read = self.db.begin_read()?;
             let table = read.open_table(TAGS)?;
             let mut found = Vec::new();
@@ -240,7 +239,7 @@ impl Index {
 
     /// Whether an upstream has shown this member; see `access`.
     pub fn member(&self, member: &[u8]) -> bool {
-        let known = || -> Result<bool, redb::Error> {
+        let known = || -> Result<bool, Error> {
             let read = self.db.begin_read()?;
             Ok(read.open_table(MEMBERS)?.get(member)?.is_some())
         };
@@ -324,13 +323,12 @@ impl Writer {
         }
     }
 
-    fn write(&self, batch: &[Op], touched: HashMap<Vec<u8>, u64>) -> Result<(), redb::Error> {
+    fn write(&self, batch: &[Op], touched: HashMap<Vec<u8>, u64>) -> Result<(), Error> {
         let mut txn = self.db.begin_write()?;
         // A crash must not cost a walk of the whole index at the next start.
         txn.set_quick_repair(true);
-        let durable = batch
-            .iter()
-            .any(|op| !matches!(op, Op::Flush(_) | Op::Member(..)));
+        // Last uses alone may be lost: they are a guess at the future anyway.
+        let durable = batch.iter().any(|op| !matches!(op, Op::Flush(_)));
         if !durable {
             txn.set_durability(Durability::None)?;
         }
@@ -344,7 +342,7 @@ fn apply(
     txn: &WriteTransaction,
     batch: &[Op],
     touched: HashMap<Vec<u8>, u64>,
-) -> Result<(), redb::Error> {
+) -> Result<(), Error> {
     let mut objects = txn.open_table(OBJECTS)?;
     let mut lru = txn.open_table(LRU)?;
     let mut tags = txn.open_table(TAGS)?;
@@ -435,21 +433,15 @@ pub fn on_disk(size: u64) -> u64 {
     size.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-fn create(path: &Path) -> Result<Database, String> {
-    let db = Builder::new()
-        .set_cache_size(CACHE)
-        .create(path)
-        .map_err(|e| e.to_string())?;
-    make_tables(&db).map_err(|e| e.to_string())?;
+fn create(path: &Path) -> Result<Database, Error> {
+    let db = Builder::new().set_cache_size(CACHE).create(path)?;
+    make_tables(&db)?;
     restrict(path);
     Ok(db)
 }
 
-fn in_memory(why: &str) -> (Database, Option<PathBuf>, bool) {
-    error!(
-        error = why,
-        "the cache index cannot be kept on disk; until the next start it lives in memory"
-    );
+fn in_memory(why: &Error) -> (Database, Option<PathBuf>, bool) {
+    error!(error = %why, "the cache index cannot be kept on disk; until the next start it lives in memory");
     let db = Builder::new()
         .create_with_backend(InMemoryBackend::new())
         // An empty database in memory asks nothing of the machine but memory.
@@ -460,16 +452,24 @@ fn in_memory(why: &str) -> (Database, Option<PathBuf>, bool) {
     (db, None, true)
 }
 
-fn make_tables(db: &Database) -> Result<(), redb::Error> {
+fn make_tables(db: &Database) -> Result<(), Error> {
     let txn = db.begin_write()?;
     apply(&txn, &[], HashMap::new())?;
     txn.commit()?;
     Ok(())
 }
 
-/// A full disk is not a broken index: it must not be set aside.
-fn is_space(error: &str) -> bool {
-    error.contains("No space left") || error.contains("quota")
+/// Whether the file is no database any more. A disk that is full, or a file somebody holds, is no
+/// reason to set an index aside.
+fn is_broken(error: &Error) -> bool {
+    match error {
+        Error::Corrupted(_) | Error::UpgradeRequired(_) | Error::RepairAborted => true,
+        Error::Io(e) => matches!(
+            e.kind(),
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
 }
 
 fn restrict(path: &Path) {
@@ -479,7 +479,7 @@ fn restrict(path: &Path) {
 }
 
 fn read_used(db: &Database) -> u64 {
-    let used = || -> Result<u64, redb::Error> {
+    let used = || -> Result<u64, Error> {
         let read = db.begin_read()?;
         let table = match read.open_table(META) {
             Ok(table) => table,

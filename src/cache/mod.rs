@@ -58,7 +58,7 @@ pub struct Manifest {
 // === impl Cache ===
 
 impl Cache {
-    /// Opens the directory. Blocking. What a dead process left is resumed, adopted or dropped.
+    /// Opens the directory. Blocking. [`Cache::settle`] comes next.
     pub fn open(config: &CacheConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Store::open(&config.dir)?);
         let index = Arc::new(Index::open(&config.dir));
@@ -89,9 +89,8 @@ impl Cache {
         }))
     }
 
-    /// Settles what the last process left, then sweeps now and then. Never ends.
+    /// Sweeps now and then. Never ends.
     pub async fn keep_house(self: Arc<Self>) {
-        self.settle_partials().await;
         if self.index.wants_rebuild() {
             self.rebuild().await;
         }
@@ -109,20 +108,15 @@ impl Cache {
     }
 
     /// A complete blob.
-    pub fn blob(&self, digest: &Digest) -> Option<Object> {
-        let key = Key::blob(digest);
-        match self.open.open(&self.store, &key) {
-            Ok(object) => {
-                if object.is_some() {
-                    self.index.touch(&key);
-                }
-                object
-            }
-            Err(e) => {
-                warn!(%digest, error = %e, "a cached blob cannot be opened");
-                None
-            }
+    pub async fn blob(&self, digest: &Digest) -> Option<Object> {
+        if let Some(object) = self.lookup(&Key::blob(digest)).await {
+            return Some(object);
         }
+        if self.space.take_found(digest) {
+            self.revive(digest).await;
+            return self.lookup(&Key::blob(digest)).await;
+        }
+        None
     }
 
     /// A cached manifest. The first read comes from disk.
@@ -132,7 +126,7 @@ impl Cache {
             self.index.touch(&key);
             return Some(manifest);
         }
-        let object = self.open.open(&self.store, &key).ok()??;
+        let object = self.lookup(&key).await?;
         let file = object.file();
         let bytes = tokio::task::spawn_blocking(move || {
             use std::os::unix::fs::FileExt;
@@ -153,7 +147,6 @@ impl Cache {
             bytes: bytes.into(),
         };
         self.manifests.insert(digest.clone(), manifest.clone());
-        self.index.touch(&key);
         Some(manifest)
     }
 
@@ -200,19 +193,19 @@ impl Cache {
     }
 
     /// Joins the download of `digest`, or begins it with `source`; the answer's second half says
-    /// whether this call began it. `through` names the repository that `source` asks, for those who
-    /// need to know what upstream has shown where.
+    /// whether this call began it. `member` is remembered once upstream has answered `source` with
+    /// bytes: that the blob is in the repository that was asked.
     pub fn download(
         self: &Arc<Self>,
         digest: &Digest,
-        through: String,
+        member: Vec<u8>,
         source: Arc<dyn Origin>,
     ) -> (Arc<Flight>, bool) {
         let mut flights = self.flights();
         if let Some(flight) = flights.get(digest) {
             return (flight.clone(), false);
         }
-        let flight = Flight::new(digest.clone(), through, source);
+        let flight = Flight::new(digest.clone(), member, source);
         flights.insert(digest.clone(), flight.clone());
         drop(flights);
         tokio::spawn(flight.clone().run(self.clone()));
@@ -222,6 +215,53 @@ impl Cache {
     /// Downloads under way.
     pub fn flights_under_way(&self) -> usize {
         self.flights().len()
+    }
+
+    /// Opens a complete object. One whose size is not what it was is damaged, and goes.
+    async fn lookup(&self, key: &Key) -> Option<Object> {
+        let object = match self.open.open(&self.store, key) {
+            Ok(object) => object?,
+            Err(e) => {
+                warn!(digest = %key.digest, error = %e, "a cached object cannot be opened");
+                return None;
+            }
+        };
+        let known = self.index.object(key);
+        if let Some(known) = known
+            && known.size != object.size()
+        {
+            warn!(digest = %key.digest, was = known.size, is = object.size(), "a cached file was damaged; it is fetched anew");
+            drop(object);
+            if matches!(self.open.remove(&self.store, key), Ok(true)) {
+                self.space.forget(known.size);
+                let _ = self.index.remove(vec![key.clone()]).await;
+            }
+            return None;
+        }
+        self.index.touch(key);
+        Some(object)
+    }
+
+    /// A process may have died with a download complete and not yet in place.
+    async fn revive(&self, digest: &Digest) {
+        let (store, key) = (self.store.clone(), Key::blob(digest));
+        let opened = tokio::task::spawn_blocking(move || store.spool(&key)).await;
+        let Ok(Ok(spool)) = opened else { return };
+        let size = spool.written();
+        let Ok(room) = self.space.reserve(size).await else {
+            return;
+        };
+        if spool.verify().is_err() {
+            self.space.park(digest.clone(), room, size);
+            return;
+        }
+        info!(%digest, size, "a download that was complete when the process died is put in place");
+        if let Err(e) = self
+            .keep(spool, &Key::blob(digest), room, String::new())
+            .await
+        {
+            warn!(%digest, error = %e, "a verified blob could not be kept");
+        }
     }
 
     /// Puts a verified spool in place and makes the index know it.
@@ -244,7 +284,7 @@ impl Cache {
             room.become_object(size);
         }
         if let Err(e) = self.index.insert(key.clone(), size, media_type).await {
-            // The file is there and right; the next start adopts it by its second name.
+            // The file is there and right; the next start adopts it by its mark.
             warn!(digest = %key.digest, error = %e, "the index does not know a cached object yet");
             return Ok(());
         }
@@ -262,26 +302,31 @@ impl Cache {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn settle_partials(&self) {
+    /// Settles what the last process left; to be done before the first request. As long as that
+    /// process had downloads under way, not as long as the cache is large.
+    pub async fn settle(&self) {
         let store = self.store.clone();
         let partials = match tokio::task::spawn_blocking(move || store.partials()).await {
             Ok(Ok(partials)) => partials,
             Ok(Err(e)) => return warn!(error = %e, "broken downloads cannot be listed"),
             Err(_) => return,
         };
-        for Partial { key, size, linked } in partials {
-            if self.flight(&key.digest).is_some() {
-                continue;
-            }
-            if linked {
+        for Partial {
+            key,
+            size,
+            in_place,
+        } in partials
+        {
+            if in_place {
                 if self.index.object(&key).is_none() {
                     self.adopt(key.clone(), size).await;
                 }
+                let _ = self.store.settle(&key);
             } else if key.kind == Kind::Blob && size > 0 {
                 self.space.park_found(key.digest, size);
-                continue;
+            } else {
+                let _ = self.store.remove_partial(&key);
             }
-            let _ = self.store.remove_partial(&key);
         }
     }
 

@@ -60,8 +60,10 @@ pub struct Reservation {
 
 #[derive(Debug)]
 struct Parked {
-    _room: Reservation,
+    room: Reservation,
     since: Instant,
+    /// Left by a dead process, and not looked at yet.
+    found: bool,
 }
 
 // === impl Space ===
@@ -92,7 +94,12 @@ impl Space {
 
     /// Bytes that objects, downloads and the index take.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed) + self.index.file_size()
+        self.used.load(Ordering::Relaxed) + self.overhead()
+    }
+
+    /// Bytes that are no object's: the index, and the few small files beside it.
+    fn overhead(&self) -> u64 {
+        on_disk(self.index.file_size()) + SMALL_FILES
     }
 
     /// Sets `bytes` aside, removing the least recently used objects where needed.
@@ -119,15 +126,8 @@ impl Space {
     }
 
     /// Keeps a broken download's bytes for a while, in the room it had.
-    pub fn park(&self, digest: Digest, mut room: Reservation, size: u64) {
-        room.shrink_to(size);
-        self.parked().insert(
-            digest,
-            Parked {
-                _room: room,
-                since: Instant::now(),
-            },
-        );
+    pub fn park(&self, digest: Digest, room: Reservation, size: u64) {
+        self.park_as(digest, room, size, false);
     }
 
     /// Counts a broken download found at start.
@@ -139,7 +139,17 @@ impl Space {
             bytes,
             written: bytes,
         };
-        self.park(digest, room, size);
+        self.park_as(digest, room, size, true);
+    }
+
+    /// Hands over a broken download that a dead process left, if nobody has looked at it yet.
+    pub fn take_found(&self, digest: &Digest) -> bool {
+        let mut parked = self.parked();
+        let found = parked.get(digest).is_some_and(|parked| parked.found);
+        let taken = if found { parked.remove(digest) } else { None };
+        // Giving the room back reports, which must not happen under the lock.
+        drop(parked);
+        taken.is_some()
     }
 
     /// Hands a broken download's bytes to the one who resumes it. The room is given back: the one
@@ -162,10 +172,21 @@ impl Space {
         }
     }
 
+    fn park_as(&self, digest: Digest, mut room: Reservation, size: u64, found: bool) {
+        room.shrink_to(size);
+        let parked = Parked {
+            room,
+            since: Instant::now(),
+            found,
+        };
+        let before = self.parked().insert(digest, parked);
+        drop(before);
+    }
+
     async fn make_room(&self, bytes: u64) -> Result<(), NoSpace> {
         let _turn = self.making_room.lock().await;
         let no = |why: String| NoSpace { wanted: bytes, why };
-        if bytes.saturating_add(self.index.file_size()) > self.bounds.max_size {
+        if bytes.saturating_add(self.overhead()) > self.bounds.max_size {
             return Err(no(format!("cache.max_size is {}", self.bounds.max_size)));
         }
         loop {
@@ -251,7 +272,7 @@ impl Space {
         if let Err(e) = self.store.remove_partial(&Key::blob(digest)) {
             warn!(%digest, error = %e, "a broken download cannot be removed");
         }
-        parked._room.bytes
+        parked.room.bytes
     }
 
     fn parked(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Parked>> {
@@ -322,4 +343,5 @@ fn sub(counter: &AtomicU64, bytes: u64) {
     });
 }
 
+const SMALL_FILES: u64 = 8 << 10;
 const EVICT_BATCH: usize = 32;

@@ -73,7 +73,7 @@ pub struct Upstream {
     pub no_proxy: Option<Vec<String>>,
     pub allow_private: Vec<Text<Net>>,
     #[serde(deserialize_with = "resolve")]
-    pub resolve: HashMap<String, (IpAddr, Option<u16>)>,
+    pub resolve: Resolve,
     pub parallel: Option<NonZeroUsize>,
     pub lookahead: Option<bool>,
 }
@@ -145,6 +145,9 @@ pub struct Registry {
     #[serde(default)]
     pub url: Maybe<Url>,
 }
+
+/// Fixed addresses by `host` or `host:port`.
+pub type Resolve = HashMap<String, (IpAddr, Option<u16>)>;
 
 /// A key of the contract that is set and that this version does not fulfil.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -386,9 +389,7 @@ fn tag_ttl<'de, D: Deserializer<'de>>(from: D) -> Result<TagTtl, D::Error> {
 }
 
 /// Keys become `host` or `host:port` in the spelling that [`Host`] and [`Target`] print.
-fn resolve<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<HashMap<String, (IpAddr, Option<u16>)>, D::Error> {
+fn resolve<'de, D: Deserializer<'de>>(from: D) -> Result<Resolve, D::Error> {
     let mut fixed = HashMap::new();
     for (name, to) in BTreeMap::<String, Text<Fixed>>::deserialize(from)? {
         let key = match name.parse::<Target>() {

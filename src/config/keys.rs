@@ -133,7 +133,7 @@ pub fn hint(path: &str) -> String {
         .iter()
         .map(|sibling| (similarity(sibling, name), join(section, sibling)))
         .filter(|(score, _)| *score >= 0.5)
-        .map(|(score, path)| (score + 0.2, path));
+        .map(|(score, path)| (score + 0.25, path));
     let elsewhere = KEYS
         .iter()
         .map(|key| (similarity(leaf(key.path), name), key.path.to_owned()))

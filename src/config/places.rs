@@ -51,9 +51,10 @@ impl Places {
             .entries()
             .into_iter()
             .filter(|e| holds(&e.name, &span) || holds(&e.value, &span))
-            .min_by_key(|e| match holds(&e.name, &span) {
-                true => e.name.len(),
-                false => e.value.len(),
+            .min_by_key(|e| {
+                let inside_name = holds(&e.name, &span);
+                let around = if inside_name { &e.name } else { &e.value };
+                (around.len(), e.key.entry.is_none())
             })
             .map_or_else(|| KeyPath::new("", None), |entry| entry.key);
         explain_at(origin, key, error.message())

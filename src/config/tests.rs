@@ -549,6 +549,13 @@ fn a_bad_value_is_named_with_its_line_and_what_would_be_right() {
             ["line 2: `log.level`: unknown variant `loud`", "`info`"],
         ),
         (
+            "[[registry]]\nhost = \"a\"\n[[registry]]\nports = [443]",
+            [
+                "line 3: `registry (entry 2)`: missing field `host`",
+                "host = ",
+            ],
+        ),
+        (
             "[[registry]]\nports = [443]",
             [
                 "line 1: `registry (entry 1)`: missing field `host`",

@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Gateway, Peer, denied, plain};
+use super::{Gateway, Peer, denied, plain, shown};
 use crate::policy::{Action, Host, Target, Via};
 use crate::registry::{Answer, Call, endpoint};
 use crate::telemetry::access::{self, Line, Outcome};
@@ -40,7 +40,7 @@ impl Gateway {
             client: peer.client,
             user: None,
             method: request.method().to_string(),
-            host: target.to_string(),
+            host: shown(&target, Via::Http),
             registry: String::new(),
             repository: String::new(),
             reference: uri.path().to_owned(),

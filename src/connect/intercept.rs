@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, header};
@@ -17,13 +17,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
-use super::{Gateway, LARGEST_HEAD, Peer, plain, upgraded};
+use super::{Gateway, LARGEST_HEAD, Peer, plain, shown, upgraded};
 use crate::oci::error::{Code, OciError};
 use crate::policy::{Site, Target, Via};
 use crate::registry::{Answer, Call, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::upstream::Endpoint;
 use crate::wire::body::Body;
+use crate::wire::drain::Drain;
 use crate::wire::headers;
 use crate::wire::pace::{Busy, Paced};
 
@@ -74,6 +75,7 @@ impl Gateway {
             .map(str::to_owned);
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let drain = peer.drain.clone();
+        let idle = self.client_idle;
         let inside = Arc::new(Inside {
             gateway: self,
             site,
@@ -92,7 +94,7 @@ impl Gateway {
         let result = if h2 {
             speak_h2(tls, service, &drain).await
         } else {
-            speak_h1(tls, service, &drain).await
+            speak_h1(tls, service, &drain, idle).await
         };
         if let Err(e) = result {
             debug!(error = %e, "an intercepted connection ended");
@@ -108,7 +110,7 @@ impl Inside {
             client: self.peer.client,
             user: None,
             method: request.method().to_string(),
-            host: self.target.to_string(),
+            host: shown(&self.target, Via::Connect),
             registry: self.site.registry.name.clone(),
             repository: String::new(),
             reference: request.uri().path().to_owned(),
@@ -178,13 +180,15 @@ impl Inside {
 async fn speak_h1<S>(
     tls: TlsStream<Paced<TcpStream>>,
     service: S,
-    drain: &crate::wire::drain::Drain,
+    drain: &Drain,
+    idle: Duration,
 ) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible>,
 {
     let connection = http1::Builder::new()
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle)
         .max_buf_size(LARGEST_HEAD)
         .serve_connection(TokioIo::new(tls), service);
     tokio::pin!(connection);
@@ -200,7 +204,7 @@ where
 async fn speak_h2<S>(
     tls: TlsStream<Paced<TcpStream>>,
     service: S,
-    drain: &crate::wire::drain::Drain,
+    drain: &Drain,
 ) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible> + Clone,

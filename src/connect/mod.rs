@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -66,12 +66,15 @@ impl Gateway {
     pub async fn serve(self: Arc<Self>, socket: Paced<TcpStream>, peer: Peer) {
         let pace = socket.pace().clone();
         let drain = peer.drain.clone();
+        let gateway = self.clone();
         let service = service_fn(move |request| {
-            let (gateway, peer, busy) = (self.clone(), peer.clone(), pace.busy());
+            let (gateway, peer, busy) = (gateway.clone(), peer.clone(), pace.busy());
             async move { Ok::<_, Infallible>(gateway.answer(request, &peer, busy).await) }
         });
         let connection = http1::Builder::new()
-            .header_read_timeout(None)
+            // The socket's pace is stricter; without this, hyper would not look at an idle socket again.
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.client_idle)
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades();
@@ -121,14 +124,14 @@ impl Gateway {
             Ok(target) => target,
             Err(e) => {
                 let text = format!("pierhead: CONNECT wants host:port: {e}\n");
-                return plain(StatusCode::BAD_REQUEST, text);
+                return closing(plain(StatusCode::BAD_REQUEST, text));
             }
         };
         let mut line = Line {
             client: peer.client,
             user: None,
             method: "CONNECT".into(),
-            host: target.to_string(),
+            host: shown(&target, Via::Connect),
             registry: String::new(),
             repository: String::new(),
             reference: String::new(),
@@ -218,7 +221,7 @@ impl Gateway {
         }
         line.status = status.as_u16();
         access::write(&self.metrics, &line, 0, true);
-        plain(status, format!("pierhead: {fault}\n"))
+        closing(plain(status, format!("pierhead: {fault}\n")))
     }
 
     /// Turns a registry's answer into a response that writes its log line when it has gone.
@@ -262,15 +265,28 @@ fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
 }
 
 fn denied(reason: &str, mend: &str) -> Response<Body> {
-    let mut response = plain(
+    closing(plain(
         StatusCode::FORBIDDEN,
         format!("pierhead: {reason}\n\n{mend}\n"),
-    );
-    // Clients read no further after a refused CONNECT.
+    ))
+}
+
+/// After a refused CONNECT a client has no use for the connection, and may already have sent what was
+/// meant for the tunnel.
+fn closing(mut response: Response<Body>) -> Response<Body> {
     response
         .headers_mut()
         .insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// A host for a log line: the port only where it is not the usual one.
+fn shown(target: &Target, via: Via) -> String {
+    if target.port == via.default_port() {
+        target.host.to_string()
+    } else {
+        target.to_string()
+    }
 }
 
 /// Bytes of a request's head.

@@ -18,6 +18,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use sha2::Sha256;
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::call::{Answer, Call};
@@ -44,16 +45,10 @@ pub struct Access {
     metrics: Arc<Metrics>,
 }
 
-/// How well a caller is known in a repository.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// Upstream never accepted it, or too long ago for anything.
-    Unknown,
-    /// Upstream accepted it once: good only while upstream is away.
-    Old,
-    /// Upstream accepted it minutes ago.
-    Fresh,
-}
+/// A question under way about everybody's access.
+#[must_use]
+#[derive(Debug)]
+pub struct Asking(Option<JoinHandle<()>>);
 
 /// The door's answer.
 pub enum Proof {
@@ -91,28 +86,38 @@ impl Access {
         })
     }
 
-    /// What the caller's credential, or everybody's access, is worth in `repo` by now.
-    pub fn standing(&self, call: &Call, repo: &RepoName) -> Standing {
+    /// Whether upstream accepted the caller, or everybody, in `repo` minutes ago.
+    pub fn is_fresh(&self, call: &Call, repo: &RepoName) -> bool {
         let own = self.grant_key(&call.endpoint, repo, call.credential());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
-        self.judge(self.proven(&own))
-            .max(self.judge(self.proven(&everybodys)))
+        self.fresh(&own) || self.fresh(&everybodys)
     }
 
-    /// Notes that upstream accepted the caller in `repo` just now. `path` is what it was shown: where
-    /// a credential was needed, everybody's access is asked about in the background.
-    pub async fn granted(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) {
+    /// Whether what upstream once said still counts for the caller while upstream is away.
+    pub fn holds_offline(&self, call: &Call, repo: &RepoName) -> bool {
+        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        let everybodys = self.grant_key(&call.endpoint, repo, None);
+        let limit = self.offline_for.as_secs();
+        [own, everybodys]
+            .iter()
+            .filter_map(|key| self.proven(key))
+            .any(|proven| now_seconds().saturating_sub(proven) < limit)
+    }
+
+    /// Notes that upstream accepted the caller in `repo` just now.
+    pub async fn granted(&self, call: &Call, repo: &RepoName) {
         self.metrics.grants.inc();
         let own = self.grant_key(&call.endpoint, repo, call.credential());
         self.set(own, Some(now_seconds())).await;
-        if call.credential().is_some() {
-            self.ask_for_everybody(call, repo, path);
-        }
     }
 
-    /// Notes that upstream refused the caller in `repo` just now.
+    /// Notes that upstream refused the caller in `repo` just now. One without a credential was only
+    /// told to get a token: what anybody may see is [`Access::ask_for_everybody`]'s to find out.
     pub async fn refused(&self, call: &Call, repo: &RepoName) {
         self.metrics.refusals.inc();
+        if call.credential().is_none() {
+            return;
+        }
         let own = self.grant_key(&call.endpoint, repo, call.credential());
         if self.proven(&own).is_some() {
             self.set(own, None).await;
@@ -128,7 +133,7 @@ impl Access {
     }
 
     /// May the caller see this cached blob of `repo`?
-    pub async fn blob(self: &Arc<Self>, call: &Call, repo: &RepoName, digest: &Digest) -> Proof {
+    pub async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Proof {
         let path = format!("/v2/{repo}/blobs/{digest}");
         self.prove(call, repo, &Key::blob(digest), &path, None)
             .await
@@ -136,7 +141,7 @@ impl Access {
 
     /// May the caller see this cached manifest of `repo`?
     pub async fn manifest(
-        self: &Arc<Self>,
+        &self,
         call: &Call,
         repo: &RepoName,
         digest: &Digest,
@@ -200,7 +205,7 @@ impl Access {
     }
 
     async fn prove(
-        self: &Arc<Self>,
+        &self,
         call: &Call,
         repo: &RepoName,
         key: &Key,
@@ -210,12 +215,11 @@ impl Access {
         let member = self
             .index
             .member(&self.member_key(&call.endpoint, repo, key));
-        let standing = self.standing(call, repo);
-        if member && standing == Standing::Fresh {
+        if member && self.is_fresh(call, repo) {
             return Proof::Granted;
         }
         let ask = self.ask(call, path, accept);
-        let offline = member && standing >= Standing::Old;
+        let offline = member && self.holds_offline(call, repo);
         let answer = if offline {
             self.confirm(&call.endpoint, ask).await
         } else {
@@ -223,7 +227,7 @@ impl Access {
         };
         match answer {
             Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
-                self.granted(call, repo, path).await;
+                self.granted(call, repo).await;
                 self.shown(&call.endpoint, repo, key).await;
                 Proof::Granted
             }
@@ -283,41 +287,42 @@ impl Access {
         Answer::relayed(&Response::from_parts(parts, bytes))
     }
 
-    /// Finds out, once in a while, whether anybody may read `repo`.
-    fn ask_for_everybody(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) {
+    /// Finds out, once in a while, whether anybody may read `repo`: so that one caller's pull makes what
+    /// is public available to all, and to all while upstream is away. `path` is what the caller asks for.
+    pub fn ask_for_everybody(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) -> Asking {
         let key = self.grant_key(&call.endpoint, repo, None);
-        if self.judge(self.proven(&key)) == Standing::Fresh || self.asked.contains_key(&key) {
-            return;
+        if call.credential().is_none() || self.fresh(&key) || self.asked.contains_key(&key) {
+            return Asking(None);
         }
         self.asked.insert(key, ());
         let (access, path, repo) = (self.clone(), path.to_owned(), repo.clone());
         let endpoint = call.endpoint.clone();
         let mut headers = call.identity();
-        headers.remove(header::AUTHORIZATION);
         for accept in call.headers.get_all(header::ACCEPT) {
             headers.append(header::ACCEPT, accept.clone());
         }
-        tokio::spawn(async move {
-            let upstream = &access.upstream;
-            let ask = |headers| upstream.ask(&endpoint, Method::HEAD, &path, headers);
-            let mut answer = ask(headers.clone()).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED
-                && let Some(token) = upstream
-                    .anonymous_token(&endpoint, answer.headers(), repo.as_str())
-                    .await
-            {
-                headers.insert(header::AUTHORIZATION, token);
-                answer = ask(headers).await?;
-            }
+        Asking(Some(tokio::spawn(async move {
+            let answer = access
+                .upstream
+                .ask_anonymously(&endpoint, Method::HEAD, &path, headers, repo.as_str())
+                .await;
+            // A registry that cannot be asked has not refused: ask again with the next request.
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(fault) => {
+                    debug!(%path, error = %fault, "everybody's access could not be asked for");
+                    access.asked.invalidate(&key);
+                    return;
+                }
+            };
             let status = answer.status();
-            if status.is_success() || status.is_redirection() {
+            debug!(%path, %status, "everybody's access was asked for");
+            if status.is_success() {
                 access.set(key, Some(now_seconds())).await;
-                access.asked.invalidate(&key);
             } else if matches!(status.as_u16(), 401 | 403 | 404) {
                 access.set(key, None).await;
             }
-            Ok::<_, Fault>(())
-        });
+        })))
     }
 
     async fn set(&self, key: [u8; 32], at: Option<u64>) {
@@ -342,20 +347,16 @@ impl Access {
         })
     }
 
-    fn judge(&self, proven: Option<u64>) -> Standing {
-        let Some(proven) = proven else {
-            return Standing::Unknown;
-        };
-        match now_seconds().checked_sub(proven) {
-            Some(age) if age < GRANT_LIFE.as_secs() => Standing::Fresh,
-            Some(age) if age < self.offline_for.as_secs() => Standing::Old,
-            Some(_) => Standing::Unknown,
-            // Proven in the future: the clock was set back. Upstream decides again.
-            None => Standing::Old,
-        }
+    fn fresh(&self, key: &[u8; 32]) -> bool {
+        // Proven in the future: the clock was set back, and upstream decides again.
+        self.proven(key)
+            .and_then(|proven| now_seconds().checked_sub(proven))
+            .is_some_and(|age| age < GRANT_LIFE.as_secs())
     }
 
-    fn member_key(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) -> Vec<u8> {
+    /// The name of one content in one repository, for [`Index::member`]. Keyed, so that the index does
+    /// not name private repositories twice.
+    pub fn member_key(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) -> Vec<u8> {
         let mut mac = self.mac();
         mac.update(endpoint.id.as_bytes());
         mac.update(b"\n");
@@ -368,6 +369,17 @@ impl Access {
     fn mac(&self) -> Hmac<Sha256> {
         // HMAC takes keys of any length.
         Hmac::new_from_slice(&self.secret).unwrap_or_else(|e| panic!("an HMAC key: {e}"))
+    }
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// Waits for the answer, though not for long: it decides about others, not about this caller.
+    pub async fn settled(self) {
+        if let Some(asking) = self.0 {
+            let _ = tokio::time::timeout(ASKING_FOR, asking).await;
+        }
     }
 }
 
@@ -407,4 +419,5 @@ fn secret(path: &Path) -> io::Result<[u8; 32]> {
 const GRANT_LIFE: Duration = Duration::from_secs(300);
 /// Seconds between two writes of the same grant.
 const WRITE_AGAIN: u64 = 30;
+const ASKING_FOR: Duration = Duration::from_secs(1);
 const LARGEST_ERROR: u64 = 64 << 10;

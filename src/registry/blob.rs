@@ -15,6 +15,7 @@ use crate::cache::origin::{FetchError, Origin};
 use crate::cache::passthrough::Passthrough;
 use crate::cache::reader::Reader;
 use crate::oci::digest::Digest;
+use crate::oci::error::Code;
 use crate::oci::range::Wanted;
 use crate::oci::reference::RepoName;
 use crate::store::Key;
@@ -27,7 +28,7 @@ impl Registries {
     pub(super) async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Answer {
         let path = format!("/v2/{repo}/blobs/{digest}");
         for _ in 0..TURNS {
-            if let Some(object) = self.cache.blob(digest) {
+            if let Some(object) = self.cache.blob(digest).await {
                 let outcome = match self.access.blob(call, repo, digest).await {
                     Proof::Granted => Outcome::Hit,
                     Proof::Offline => Outcome::Stale,
@@ -39,15 +40,13 @@ impl Registries {
                 });
             }
             let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
-            let through = format!("{}/{repo}", call.endpoint.id);
+            let member = self
+                .access
+                .member_key(&call.endpoint, repo, &Key::blob(digest));
             if let Some(flight) = self.cache.flight(digest) {
-                if flight.through() == through {
-                    // Its upstream's answer shows the blob in this repository, too.
-                    if flight.head().await.is_ok() {
-                        self.access
-                            .shown(&call.endpoint, repo, &Key::blob(digest))
-                            .await;
-                    }
+                if flight.proves(&member) {
+                    // Then there is no need to ask upstream the same.
+                    let _ = flight.head().await;
                 }
                 if let Proof::Refused(answer) = self.access.blob(call, repo, digest).await {
                     return *answer;
@@ -62,19 +61,19 @@ impl Registries {
                     Err(_) => continue,
                 }
             }
+            if let Some(answer) = self.remembered_missing(call, repo, digest.as_str()) {
+                return answer;
+            }
             if call.is_head() {
                 return self.head_blob(call, repo, digest, &path).await;
             }
-            let (flight, began) = self.cache.download(digest, through, own.clone());
+            let (flight, began) = self.cache.download(digest, member, own.clone());
             if !began {
                 continue;
             }
             match flight.head().await {
                 Ok(_) => {
-                    self.access.granted(call, repo, &path).await;
-                    self.access
-                        .shown(&call.endpoint, repo, &Key::blob(digest))
-                        .await;
+                    self.access.granted(call, repo).await;
                     // Where anybody may, the gateway finishes by itself what a token that ended began.
                     flight.offer(BlobSource::anonymous(
                         call,
@@ -87,6 +86,7 @@ impl Registries {
                     if matches!(answer.status().as_u16(), 401 | 403) {
                         self.access.refused(call, repo).await;
                     }
+                    self.note_missing_blob(call, repo, digest, answer.status());
                     return Answer::relayed(&answer);
                 }
                 Err(Failure::NoRoom(_)) => {}
@@ -104,6 +104,13 @@ impl Registries {
         // Downloads that others began ended before this caller could follow: it goes alone.
         let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
         self.pass_through(call, digest, own).await
+    }
+
+    fn note_missing_blob(&self, call: &Call, repo: &RepoName, digest: &Digest, status: StatusCode) {
+        if status == StatusCode::NOT_FOUND {
+            let what = format!("blob {digest} in {repo}");
+            self.remember_missing(call, repo, digest.as_str(), Code::BlobUnknown, &what);
+        }
     }
 
     /// An answer that follows `flight`; an error where there is nothing to follow.
@@ -163,9 +170,10 @@ impl Registries {
             }
         }
         if !answer.status().is_success() {
+            self.note_missing_blob(call, repo, digest, answer.status());
             return relay::relayed(answer);
         }
-        self.access.granted(call, repo, path).await;
+        self.access.granted(call, repo).await;
         self.access
             .shown(&call.endpoint, repo, &Key::blob(digest))
             .await;

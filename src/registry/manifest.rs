@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
-use super::access::{Proof, Standing, is_away};
+use super::access::{Proof, is_away};
 use super::call::{Answer, Call};
 use super::reply::{self, DOCKER_CONTENT_DIGEST, content, not_modified};
 use super::{Registries, relay};
@@ -53,7 +53,15 @@ impl Registries {
         if let Some(answer) = self.cached_manifest(call, repo, digest, &accept).await {
             return answer;
         }
-        match self.get_manifest(call, repo, &reference, &accept).await {
+        let path = format!("/v2/{repo}/manifests/{digest}");
+        let asking = self.access.ask_for_everybody(call, repo, &path);
+        let got = self
+            .get_manifest(call, repo, &reference, &accept, None)
+            .await;
+        if matches!(got, Got::Manifest(_)) {
+            asking.settled().await;
+        }
+        match got {
             Got::Manifest(manifest) => manifest_answer(call, &manifest, Outcome::Miss),
             Got::Answer(answer) => *answer,
             Got::Away(answer) => *answer,
@@ -113,12 +121,12 @@ impl Registries {
         repo: &RepoName,
         question: &Question<'_>,
     ) -> Option<Answer> {
-        if let Some(answer) = self.missing.get(&self.missing_key(call, repo, question)) {
-            return Some(Answer::relayed(&answer));
+        if let Some(answer) = self.remembered_missing(call, repo, &question.key) {
+            return Some(answer);
         }
         let record = self.cache.index().tag(&question.key)?;
         let age = now_seconds().checked_sub(record.confirmed)?;
-        if age >= question.ttl.as_secs() || self.access.standing(call, repo) != Standing::Fresh {
+        if age >= question.ttl.as_secs() || !self.access.is_fresh(call, repo) {
             return None;
         }
         self.recorded(call, repo, &record, Outcome::Hit).await
@@ -147,8 +155,19 @@ impl Registries {
         None
     }
 
-    /// One HEAD where the tag was known, and a GET only where it moved.
+    /// Asks upstream, and meanwhile whether anybody may see the answer.
     async fn ask_for_tag(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> Answer {
+        let path = format!("/v2/{repo}/manifests/{}", question.tag);
+        let asking = self.access.ask_for_everybody(call, repo, &path);
+        let answer = self.confirm_tag(call, repo, question).await;
+        if answer.response.status().is_success() {
+            asking.settled().await;
+        }
+        answer
+    }
+
+    /// One HEAD where the tag was known, and a GET only where it moved.
+    async fn confirm_tag(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> Answer {
         let path = format!("/v2/{repo}/manifests/{}", question.tag);
         let known = self.cache.index().tag(&question.key);
         let stale = self.stale(call, repo, question, known.as_ref()).await;
@@ -184,7 +203,7 @@ impl Registries {
             }
         }
         let reference = Reference::Tag(question.tag.clone());
-        let get = self.get_manifest(call, repo, &reference, question.accept);
+        let get = self.get_manifest(call, repo, &reference, question.accept, Some(&question.key));
         let got = match stale {
             None => get.await,
             Some(_) => self
@@ -194,10 +213,7 @@ impl Registries {
                 .unwrap_or_else(|fault| Got::Away(Box::new(Answer::fault(&fault)))),
         };
         match got {
-            Got::Manifest(manifest) => {
-                self.remember(&question.key, &manifest).await;
-                manifest_answer(call, &manifest, Outcome::Miss)
-            }
+            Got::Manifest(manifest) => manifest_answer(call, &manifest, Outcome::Miss),
             Got::Away(error) => stale.unwrap_or(*error),
             Got::Answer(answer) => {
                 self.note_missing(call, repo, question, answer.response.status())
@@ -216,7 +232,7 @@ impl Registries {
         question: &Question<'_>,
         known: Option<&TagRecord>,
     ) -> Option<Answer> {
-        if self.access.standing(call, repo) < Standing::Old {
+        if !self.access.holds_offline(call, repo) {
             return None;
         }
         let oldest = now_seconds().saturating_sub(self.offline_for.as_secs());
@@ -228,7 +244,7 @@ impl Registries {
             .collect();
         records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
         for record in known.into_iter().chain(records) {
-            if record.confirmed >= oldest
+            if record.confirmed > oldest
                 && let Some(answer) = self.recorded(call, repo, record, Outcome::Stale).await
             {
                 return Some(answer);
@@ -251,11 +267,10 @@ impl Registries {
         };
         let status = head.status();
         if status.is_success() {
-            let path = format!("/v2/{repo}/manifests/{}", question.tag);
             let Some(media_type) = manifest_type(head.headers()) else {
                 return Judged::Away(Box::new(Answer::fault(&nonsense("no manifest"))));
             };
-            self.access.granted(call, repo, &path).await;
+            self.access.granted(call, repo).await;
             let digest = head
                 .headers()
                 .get(DOCKER_CONTENT_DIGEST)
@@ -289,13 +304,15 @@ impl Registries {
         Judged::No(Box::new(answer))
     }
 
-    /// Fetches a manifest with the caller's own credential, verifies and keeps it.
+    /// Fetches a manifest with the caller's own credential, verifies and keeps it; as what the tag of
+    /// `tag_key` stands for, where it was asked for by tag.
     async fn get_manifest(
         &self,
         call: &Call,
         repo: &RepoName,
         reference: &Reference,
         accept: &Accept,
+        tag_key: Option<&str>,
     ) -> Got {
         let path = format!("/v2/{repo}/manifests/{reference}");
         let got = self
@@ -337,11 +354,15 @@ impl Registries {
                 return Got::Away(answer);
             }
         };
-        self.cache.keep_manifest(&manifest).await;
-        self.access.granted(call, repo, &path).await;
+        // The index writes in order: once the object is known durably, so is all that was said of it.
+        self.access.granted(call, repo).await;
         self.access
             .shown(&call.endpoint, repo, &Key::manifest(&manifest.digest))
             .await;
+        if let Some(key) = tag_key {
+            self.remember(key, &manifest).await;
+        }
+        self.cache.keep_manifest(&manifest).await;
         Got::Manifest(manifest)
     }
 
@@ -361,7 +382,7 @@ impl Registries {
         match head {
             Ok(head) => {
                 if head.status().is_success() {
-                    self.access.granted(call, repo, &path).await;
+                    self.access.granted(call, repo).await;
                 }
                 self.note_refusal(call, repo, head.status()).await;
                 relay::relayed(head)
@@ -400,38 +421,11 @@ impl Registries {
         if status != StatusCode::NOT_FOUND {
             return;
         }
-        let error = OciError::new(
-            Code::ManifestUnknown,
-            format!(
-                "{} has no manifest {repo}:{} for this Accept; asked a moment ago",
-                call.endpoint.name, question.tag
-            ),
-        );
-        let mut remembered = Response::new(Bytes::from(error.to_json()));
-        *remembered.status_mut() = StatusCode::NOT_FOUND;
-        remembered.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        self.missing.insert(
-            self.missing_key(call, repo, question),
-            std::sync::Arc::new(remembered),
-        );
+        let what = format!("manifest {repo}:{} for this Accept", question.tag);
+        self.remember_missing(call, repo, &question.key, Code::ManifestUnknown, &what);
         self.cache.index().set_tag(question.key.clone(), None).await;
     }
-
-    fn missing_key(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> MissingKey {
-        // A 404 may mean "not for you": it is this caller's alone.
-        (
-            self.access
-                .grant_key(&call.endpoint, repo, call.credential()),
-            question.key.clone(),
-        )
-    }
 }
-
-/// Whose 404, and of what.
-pub(super) type MissingKey = ([u8; 32], String);
 
 struct Question<'a> {
     key: String,

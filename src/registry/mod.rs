@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use self::access::Access;
 pub use self::call::{Answer, Call, endpoint};
-use self::manifest::MissingKey;
 use self::turns::Turns;
 use crate::cache::Cache;
-use crate::oci::error::OciError;
+use crate::oci::error::{Code, OciError};
 use crate::oci::reference::{Reference, RepoName};
 use crate::oci::route::Route;
 use crate::policy::{Push, Role};
@@ -47,7 +47,7 @@ pub struct Registries {
     manifest_size: u64,
     turns: Turns,
     /// 404s of seconds ago.
-    missing: moka::sync::Cache<MissingKey, Arc<Response<Bytes>>>,
+    missing: moka::sync::Cache<([u8; 32], String), Arc<Response<Bytes>>>,
 }
 
 // === impl Registries ===
@@ -142,6 +142,35 @@ impl Registries {
         }
     }
 
+    /// Remembers for seconds that upstream had no `what`. A 404 may mean "not for you", so it is this
+    /// caller's alone.
+    fn remember_missing(&self, call: &Call, repo: &RepoName, name: &str, code: Code, what: &str) {
+        let message = format!(
+            "{} has no {what}; it said so a moment ago",
+            call.endpoint.name
+        );
+        let mut answer = Response::new(Bytes::from(OciError::new(code, message).to_json()));
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        answer.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        let caller = self
+            .access
+            .grant_key(&call.endpoint, repo, call.credential());
+        self.missing
+            .insert((caller, name.to_owned()), Arc::new(answer));
+    }
+
+    /// What [`Registries::remember_missing`] noted seconds ago.
+    fn remembered_missing(&self, call: &Call, repo: &RepoName, name: &str) -> Option<Answer> {
+        let caller = self
+            .access
+            .grant_key(&call.endpoint, repo, call.credential());
+        let answer = self.missing.get(&(caller, name.to_owned()))?;
+        Some(Answer::relayed(&answer))
+    }
+
     /// Manifests are answered in a task of their own: a client that goes away must not leave others
     /// waiting for an answer that was half fetched.
     async fn in_a_task(
@@ -156,7 +185,7 @@ impl Registries {
         match task.await {
             Ok(answer) => answer,
             Err(e) => {
-                let error = OciError::new(crate::oci::error::Code::Unknown, e.to_string());
+                let error = OciError::new(Code::Unknown, e.to_string());
                 Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error)
             }
         }

@@ -13,7 +13,6 @@ use crate::cache::origin::{FetchError, Fetched, Gone, Origin};
 use crate::oci::digest::Digest;
 use crate::oci::reference::RepoName;
 use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
-use crate::wire::body::Body;
 
 /// One repository at one endpoint, asked with one credential.
 pub struct BlobSource {
@@ -60,13 +59,6 @@ impl BlobSource {
         })
     }
 
-    async fn get(&self, headers: HeaderMap) -> Result<Response<Body>, FetchError> {
-        self.upstream
-            .fetch(&self.endpoint, Method::GET, &self.path, headers)
-            .await
-            .map_err(|fault| FetchError::Gone(gone(&fault)))
-    }
-
     async fn answer(&self, offset: u64) -> Result<Fetched, FetchError> {
         let mut headers = self.identity.clone();
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -75,17 +67,22 @@ impl BlobSource {
         {
             headers.insert(header::RANGE, range);
         }
-        let mut response = self.get(headers.clone()).await?;
-        if self.anonymous && response.status() == StatusCode::UNAUTHORIZED {
-            let token = self
-                .upstream
-                .anonymous_token(&self.endpoint, response.headers(), &self.repository)
-                .await;
-            if let Some(token) = token {
-                headers.insert(header::AUTHORIZATION, token);
-                response = self.get(headers).await?;
-            }
-        }
+        let asked = if self.anonymous {
+            self.upstream
+                .ask_anonymously(
+                    &self.endpoint,
+                    Method::GET,
+                    &self.path,
+                    headers,
+                    &self.repository,
+                )
+                .await
+        } else {
+            self.upstream
+                .fetch(&self.endpoint, Method::GET, &self.path, headers)
+                .await
+        };
+        let response = asked.map_err(|fault| FetchError::Gone(gone(&fault)))?;
         let (start, total) = upstream::extent(&response);
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Fetched {

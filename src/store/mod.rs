@@ -7,18 +7,18 @@
 //! blobs/sha256/ab/<hex>        verified blobs
 //! manifests/sha256/ab/<hex>    verified manifests
 //! partial/blobs-sha256-<hex>   downloads: in progress, or broken off and worth resuming
+//! partial/….done               an object of that name was put in place, and the index may not know it
 //! ```
 //!
-//! A file appears under `blobs/` or `manifests/` only after it verified and was synced, by `link(2)`
-//! from `partial/`; the partial name goes after the index knows the object. A crash between the two
-//! therefore leaves both names, which is how the next start finds what the index missed without
-//! walking the tree.
+//! A file appears under `blobs/` or `manifests/` only after it verified and was synced, by `rename(2)`
+//! from `partial/`. The mark is made before and goes after the index knows the object, so that the next
+//! start finds what a crash kept from the index without walking the tree.
 
 mod spool;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -64,8 +64,8 @@ pub struct Store {
 pub struct Partial {
     pub key: Key,
     pub size: u64,
-    /// It had become an object when the process died between link and index.
-    pub linked: bool,
+    /// It had become an object when the process died before the index knew.
+    pub in_place: bool,
 }
 
 // === impl Kind ===
@@ -184,6 +184,11 @@ impl Store {
         gone_is_fine(fs::remove_file(self.path(key)))
     }
 
+    /// Takes away the mark of an object that the index knows by now.
+    pub fn settle(&self, key: &Key) -> io::Result<()> {
+        gone_is_fine(fs::remove_file(self.mark_path(key)))
+    }
+
     /// Removes what is left of a broken download.
     pub fn remove_partial(&self, key: &Key) -> io::Result<()> {
         gone_is_fine(fs::remove_file(self.partial_path(key)))
@@ -206,17 +211,28 @@ impl Store {
         for entry in fs::read_dir(self.root.join("partial"))? {
             let entry = entry?;
             let name = entry.file_name();
-            let Some(key) = name.to_str().and_then(parse_partial_name) else {
+            let name = name.to_str().unwrap_or_default();
+            let (name, in_place) = match name.strip_suffix(MARK) {
+                Some(name) => (name, true),
+                None => (name, false),
+            };
+            let Some(key) = parse_partial_name(name) else {
                 gone_is_fine(fs::remove_file(entry.path()))?;
                 continue;
             };
-            let meta = entry.metadata()?;
-            let linked = fs::metadata(self.path(&key)).is_ok_and(|twin| twin.ino() == meta.ino());
-            found.push(Partial {
-                key,
-                size: meta.len(),
-                linked,
-            });
+            let meta = match in_place {
+                true => fs::metadata(self.path(&key)),
+                false => entry.metadata(),
+            };
+            match meta {
+                Ok(meta) => found.push(Partial {
+                    key,
+                    size: meta.len(),
+                    in_place,
+                }),
+                // Marked, and dead before the rename: the bytes are still a partial.
+                Err(_) => gone_is_fine(fs::remove_file(entry.path()))?,
+            }
         }
         Ok(found)
     }
@@ -262,6 +278,12 @@ impl Store {
             .join(hex)
     }
 
+    fn mark_path(&self, key: &Key) -> PathBuf {
+        let mut path = self.partial_path(key).into_os_string();
+        path.push(MARK);
+        path.into()
+    }
+
     fn partial_path(&self, key: &Key) -> PathBuf {
         self.root.join("partial").join(format!(
             "{}-{}-{}",
@@ -271,6 +293,8 @@ impl Store {
         ))
     }
 }
+
+const MARK: &str = ".done";
 
 fn parse_partial_name(name: &str) -> Option<Key> {
     let (folder, rest) = name.split_once('-')?;
@@ -308,7 +332,7 @@ mod tests {
         let committed = spool.commit(&store).unwrap();
         assert_eq!(store.open_object(&key).unwrap().unwrap().1, 5);
         assert_eq!(store.partials().unwrap().len(), 1);
-        assert!(store.partials().unwrap()[0].linked);
+        assert!(store.partials().unwrap()[0].in_place);
         committed.settle();
         assert!(store.partials().unwrap().is_empty());
     }

@@ -22,11 +22,11 @@ pub struct Spool {
     written: u64,
 }
 
-/// An object that is in place but still has its name in `partial/`.
+/// An object that is in place but whose mark in `partial/` still says that the index may not know it.
 #[derive(Debug)]
 #[must_use = "settle it once the index knows the object"]
 pub struct Committed {
-    partial: PathBuf,
+    mark: PathBuf,
 }
 
 /// The bytes that arrived are not the ones that were asked for.
@@ -116,16 +116,14 @@ impl Spool {
         let target = store.path(&self.key);
         let shard = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(shard)?;
-        match fs::hard_link(&self.path, &target) {
-            Ok(()) => {}
-            // Somebody's earlier copy of the same bytes is as good.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            // A file system without links: the rename is as atomic, and only a crash before the
-            // index hears of it costs a walk of the tree.
-            Err(_) => fs::rename(&self.path, &target)?,
+        let mark = store.mark_path(&self.key);
+        File::create(&mark)?;
+        if let Err(e) = fs::rename(&self.path, &target) {
+            let _ = fs::remove_file(&mark);
+            return Err(e);
         }
         File::open(shard)?.sync_all()?;
-        Ok(Committed { partial: self.path })
+        Ok(Committed { mark })
     }
 
     /// Drops the bytes.
@@ -138,8 +136,8 @@ impl Spool {
 // === impl Committed ===
 
 impl Committed {
-    /// Gives up the second name; to be called after the index knows the object.
+    /// Takes the mark away; to be called after the index knows the object.
     pub fn settle(self) {
-        let _ = fs::remove_file(&self.partial);
+        let _ = fs::remove_file(&self.mark);
     }
 }

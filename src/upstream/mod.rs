@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
 use self::client::HttpClient;
@@ -269,21 +269,43 @@ impl Upstream {
         self.send(&endpoint.name, request).await
     }
 
-    /// An anonymous token for the scope that the challenge in `answer`'s head asks for, if it is one that a
-    /// token answers.
-    pub async fn anonymous_token(
+    /// Asks as anybody may: without a credential, and with an anonymous token for `repository` where
+    /// the answer is a challenge that such a token meets.
+    pub async fn ask_anonymously(
         &self,
         endpoint: &Endpoint,
-        answer: &HeaderMap,
+        method: Method,
+        path: &str,
+        mut headers: HeaderMap,
         repository: &str,
-    ) -> Option<HeaderValue> {
-        let challenges = challenge::parse_all(headers::lines(answer, &header::WWW_AUTHENTICATE));
-        let bearer = challenges
-            .iter()
-            .find(|challenge| matches!(challenge, Challenge::Bearer { .. }))?;
-        self.tokens
-            .anonymous(self, &endpoint.name, bearer, repository)
-            .await
+    ) -> Result<Response<Body>, Fault> {
+        headers.remove(header::AUTHORIZATION);
+        let mut answer = self
+            .fetch(endpoint, method.clone(), path, headers.clone())
+            .await?;
+        // Once for the first token, and once more for one that had ended.
+        for _ in 0..2 {
+            if answer.status() != StatusCode::UNAUTHORIZED {
+                break;
+            }
+            let lines = headers::lines(answer.headers(), &header::WWW_AUTHENTICATE);
+            let challenges = challenge::parse_all(lines);
+            let bearer = challenges
+                .iter()
+                .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+            let Some(bearer) = bearer else { break };
+            let refused = headers.get(header::AUTHORIZATION).cloned();
+            let token = self
+                .tokens
+                .anonymous(self, &endpoint.name, bearer, repository, refused.as_ref())
+                .await;
+            let Some(token) = token else { break };
+            headers.insert(header::AUTHORIZATION, token);
+            answer = self
+                .fetch(endpoint, method.clone(), path, headers.clone())
+                .await?;
+        }
+        Ok(answer)
     }
 }
 
@@ -329,7 +351,7 @@ pub fn extent(response: &Response<Body>) -> (u64, Option<u64>) {
         .and_then(|value| ContentRange::parse(value.to_str().ok()?));
     match range {
         Some(ContentRange::Part { start, total, .. })
-            if response.status() == http::StatusCode::PARTIAL_CONTENT =>
+            if response.status() == StatusCode::PARTIAL_CONTENT =>
         {
             (start, total)
         }
@@ -351,7 +373,7 @@ fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
     value.split(';').next()?.trim().parse().ok()
 }
 
-fn status_label(status: http::StatusCode) -> &'static str {
+fn status_label(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "401",
         403 => "403",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Uri};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tracing::debug;
 
@@ -45,13 +45,15 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// A token for pulling from `repository` that anybody may have, as an `Authorization` value.
+    /// A token for pulling from `repository` that anybody may have, as an `Authorization` value; another
+    /// one than `refused`.
     pub(super) async fn anonymous(
         &self,
         upstream: &Upstream,
         name: &str,
         challenge: &Challenge,
         repository: &str,
+        refused: Option<&HeaderValue>,
     ) -> Option<HeaderValue> {
         let Challenge::Bearer {
             realm,
@@ -68,6 +70,7 @@ impl Tokens {
         let key = address.to_string();
         if let Some(token) = self.held.get(&key)
             && token.until > Instant::now()
+            && refused != Some(&token.value)
         {
             return Some(token.value.clone());
         }
@@ -96,7 +99,7 @@ impl Tokens {
 }
 
 fn address(realm: &str, service: Option<&str>, scope: &str) -> Option<Uri> {
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let encode = |text: &str| utf8_percent_encode(text, RESERVED).to_string();
     let mut address = realm.to_owned();
     address.push(if realm.contains('?') { '&' } else { '?' });
     if let Some(service) = service {
@@ -107,6 +110,12 @@ fn address(realm: &str, service: Option<&str>, scope: &str) -> Option<Uri> {
     matches!(address.scheme_str(), Some("https" | "http")).then_some(address)
 }
 
+/// All but the unreserved characters of RFC 3986 section 2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 const LARGEST: u64 = 256 << 10;
 
 #[cfg(test)]
@@ -123,7 +132,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             uri.query(),
-            Some("service=r%2Eexample&scope=repository%3Aa%2Fb%3Apull")
+            Some("service=r.example&scope=repository%3Aa%2Fb%3Apull")
         );
         assert!(address("file:///etc/passwd", None, "x").is_none());
     }
