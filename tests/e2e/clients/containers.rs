@@ -1,0 +1,97 @@
+//! podman, buildah and skopeo: no daemon.
+
+use std::path::{Path, PathBuf};
+
+use crate::image::{Image, sha256};
+use crate::machine::Machine;
+use crate::process::{Finished, PULL_LIMIT, run};
+
+/// podman, or buildah, with image storage of its own.
+pub struct Podman {
+    machine: Machine,
+}
+
+/// skopeo, which copies into folders.
+pub struct Skopeo {
+    machine: Machine,
+}
+
+// === impl Podman ===
+
+impl Podman {
+    pub fn on(machine: Machine) -> Self {
+        Self { machine }
+    }
+
+    /// Pulls with podman, and prints the image's id.
+    pub fn pull(&self, name: &str) -> Finished {
+        self.run("podman", name)
+    }
+
+    /// Pulls with buildah.
+    pub fn build_pull(&self, name: &str) -> Finished {
+        self.run("buildah", name)
+    }
+
+    fn run(&self, program: &str, name: &str) -> Finished {
+        let dir = self.machine.path();
+        let mut command = self.machine.command(program);
+        command
+            .arg("--root")
+            .arg(dir.join(format!("{program}-root")))
+            .arg("--runroot")
+            .arg(dir.join(format!("{program}-run")))
+            .args(["--storage-driver", "vfs", "pull", "--quiet", name]);
+        run(command, PULL_LIMIT)
+    }
+}
+
+// === impl Skopeo ===
+
+impl Skopeo {
+    pub fn on(machine: Machine) -> Self {
+        Self { machine }
+    }
+
+    /// Copies into a new folder `to` of the machine.
+    pub fn copy(&self, name: &str, to: &str) -> Finished {
+        self.copy_with(name, to, &[])
+    }
+
+    pub fn copy_with(&self, name: &str, to: &str, options: &[&str]) -> Finished {
+        let mut command = self.machine.command("skopeo");
+        command
+            .args(["--insecure-policy", "copy", "--quiet"])
+            .args(options)
+            .arg(format!("docker://{name}"))
+            .arg(format!("dir:{}", self.folder(to).display()));
+        run(command, PULL_LIMIT)
+    }
+
+    /// The digest of what a tag names now.
+    pub fn digest(&self, name: &str) -> Finished {
+        let mut command = self.machine.command("skopeo");
+        command
+            .args(["--insecure-policy", "inspect", "--raw"])
+            .arg(format!("docker://{name}"));
+        let mut finished = run(command, PULL_LIMIT);
+        finished.stdout = sha256(finished.stdout.as_bytes());
+        finished
+    }
+
+    pub fn folder(&self, to: &str) -> PathBuf {
+        self.machine.path().join(to)
+    }
+}
+
+/// Panics unless a folder that skopeo wrote holds every byte of an image.
+#[track_caller]
+pub fn assert_holds(folder: &Path, image: &Image) {
+    for blob in image.blobs() {
+        let hex = blob.digest.trim_start_matches("sha256:");
+        let bytes = std::fs::read(folder.join(hex)).expect("a blob");
+        assert_eq!(sha256(&bytes), blob.digest);
+    }
+    let manifest = std::fs::read(folder.join("manifest.json")).expect("a manifest");
+    assert_eq!(sha256(&manifest), image.manifest.digest);
+}

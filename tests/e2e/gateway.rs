@@ -1,0 +1,219 @@
+//! The program under test, started as its users start it.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use crate::process::{Daemon, Finished, run, wait_for};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_pierhead");
+
+/// A running gateway with a folder of its own for CA, cache and logs.
+pub struct Gateway {
+    daemon: Daemon,
+    dir: PathBuf,
+    config: Table,
+    wrapper: Option<String>,
+    banner: Banner,
+    starts: u32,
+}
+
+/// What `serve` tells a person, and a script.
+struct Banner {
+    proxy: String,
+    admin: String,
+    ca: PathBuf,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts with `config` in the folder `dir`.
+    pub fn start(dir: &Path, config: Table) -> Self {
+        Self::start_wrapped(dir, config, None)
+    }
+
+    /// The same after `prelude`, a line of shell in a mount namespace of the gateway's own.
+    pub fn start_after(dir: &Path, config: Table, prelude: String) -> Self {
+        Self::start_wrapped(dir, config, Some(prelude))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// SIGTERM, and waits until it takes no connection any more.
+    pub fn terminate(&mut self) {
+        self.daemon.terminate();
+        let address = self.banner.proxy.trim_start_matches("http://").to_owned();
+        wait_for("the end of listening", Duration::from_secs(20), || {
+            TcpStream::connect(&address).is_err().then_some(())
+        });
+    }
+
+    /// Waits for the end after [`Self::terminate`]; true if it is a clean one.
+    pub fn wait_end(&mut self) -> bool {
+        self.daemon.wait_end(Duration::from_secs(40))
+    }
+
+    /// Starts again on the ports it had, with what `changes` says otherwise.
+    pub fn restart(&mut self, changes: &str) {
+        self.kill();
+        let address = |url: &str| url.trim_start_matches("http://").to_owned();
+        let ports = format!(
+            "[listen]\nproxy = [\"{}\"]\nadmin = \"{}\"\n",
+            address(&self.banner.proxy),
+            address(&self.banner.admin)
+        );
+        merge(&mut self.config, ports.parse().expect("TOML"));
+        merge(&mut self.config, changes.parse().expect("TOML"));
+        self.starts += 1;
+        (self.daemon, self.banner) = launch(
+            &self.dir,
+            &self.config,
+            self.wrapper.as_deref(),
+            self.starts,
+        );
+    }
+
+    /// `http://127.0.0.1:PORT`, for `HTTPS_PROXY`.
+    pub fn proxy(&self) -> &str {
+        &self.banner.proxy
+    }
+
+    pub fn ca(&self) -> &Path {
+        &self.banner.ca
+    }
+
+    /// The folder the cache is in.
+    pub fn cache(&self) -> PathBuf {
+        self.dir.join("cache")
+    }
+
+    /// The bytes free in a file system, seen from the gateway's own mount namespace.
+    pub fn free_in(&self, folder: &Path) -> u64 {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--mount", "--target", &self.daemon.pid().to_string()])
+            .args(["stat", "--file-system", "--format", "%a %S"])
+            .arg(folder);
+        let numbers = run(command, Duration::from_secs(15)).ok();
+        let numbers: Vec<u64> = numbers
+            .split_whitespace()
+            .map(|number| number.parse().expect("a number"))
+            .collect();
+        numbers.iter().product()
+    }
+
+    /// The text of `/metrics`.
+    pub fn metrics(&self) -> String {
+        let mut command = Command::new("curl");
+        command
+            .env_clear()
+            .args(["-fsS", "--noproxy", "*", "--max-time", "10"])
+            .arg(format!("{}/metrics", self.banner.admin));
+        run(command, Duration::from_secs(15)).ok()
+    }
+
+    pub fn logged(&self) -> String {
+        self.daemon.logged()
+    }
+
+    fn start_wrapped(dir: &Path, config: Table, wrapper: Option<String>) -> Self {
+        std::fs::create_dir_all(dir).expect("a folder");
+        let (daemon, banner) = launch(dir, &config, wrapper.as_deref(), 1);
+        Self {
+            daemon,
+            dir: dir.to_owned(),
+            config,
+            wrapper,
+            banner,
+            starts: 1,
+        }
+    }
+}
+
+/// `serve` under a configuration that it is expected to refuse.
+pub fn serve_refused(dir: &Path, config: &Table) -> Finished {
+    let file = write(dir, config);
+    let mut command = Command::new(BINARY);
+    command
+        .current_dir(dir)
+        .args(["serve", "--config"])
+        .arg(file);
+    run(command, Duration::from_secs(20))
+}
+
+/// Lays `changes` over `base`: tables key by key, arrays of tables added, all else replaced.
+pub fn merge(base: &mut Table, changes: Table) {
+    for (key, change) in changes {
+        match (base.get_mut(&key), change) {
+            (Some(Value::Table(inner)), Value::Table(change)) => merge(inner, change),
+            (Some(Value::Array(inner)), Value::Array(change))
+                if change.iter().all(Value::is_table) =>
+            {
+                inner.extend(change);
+            }
+            (_, change) => {
+                base.insert(key, change);
+            }
+        }
+    }
+}
+
+fn launch(dir: &Path, config: &Table, wrapper: Option<&str>, start: u32) -> (Daemon, Banner) {
+    let file = write(dir, config);
+    let mut command = match wrapper {
+        None => Command::new(BINARY),
+        Some(prelude) => {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+            command.arg(format!("{prelude}\nexec \"$0\" \"$@\""));
+            command.arg(BINARY);
+            command
+        }
+    };
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .current_dir(dir)
+        .args(["serve", "--config"])
+        .arg(file);
+    let log = dir.join(format!("serve-{start}.log"));
+    let mut daemon = Daemon::start("pierhead", command, &log);
+    let mut banner = daemon.wait_ready(Banner::parse);
+    banner.ca = dir.join(banner.ca);
+    (daemon, banner)
+}
+
+fn write(dir: &Path, config: &Table) -> PathBuf {
+    let file = dir.join("pierhead.toml");
+    let text = toml::to_string(config).expect("a table is TOML");
+    std::fs::write(&file, text).expect("a configuration file");
+    file
+}
+
+// === impl Banner ===
+
+impl Banner {
+    fn parse(output: &str) -> Option<Self> {
+        let (banner, _) = output.split_once("\nready")?;
+        let value = |name: &str| {
+            banner.lines().find_map(|line| {
+                let (key, value) = line.trim().split_once(' ')?;
+                (key == name).then(|| value.trim().to_owned())
+            })
+        };
+        let ca = value("CA")?;
+        let (path, _fingerprint) = ca.split_once("  ")?;
+        Some(Self {
+            proxy: value("proxy")?,
+            admin: value("admin")?,
+            ca: PathBuf::from(path),
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! End to end: real container clients, the real gateway, a real registry behind names that exist nowhere else.
+//!
+//! A test builds a [`world::World`] (registries, token service, CDN), starts the gateway against it, and
+//! hands its proxy address and CA to a [`machine::Machine`]: a mount namespace in which no name resolves.
+//! What a machine pulls has come through the gateway or not at all. The tests need root.
+
+mod backend;
+mod clients;
+mod gateway;
+mod image;
+mod machine;
+mod process;
+mod upstream;
+mod world;
+
+mod bounds;
+mod freshness;
+mod plain;
+mod private;
+mod pulls;
+mod trust;
+mod weather;

@@ -1,0 +1,167 @@
+//! The configuration file, the environment over it, and the exit codes.
+
+use std::process::Output;
+
+use crate::support::{Gateway, gateway};
+
+async fn check(toml: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pierhead.toml");
+    std::fs::write(&file, toml).unwrap();
+    gateway::run(&["check", "--config", file.to_str().unwrap()], dir.path()).await
+}
+
+async fn serve(toml: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pierhead.toml");
+    std::fs::write(&file, toml).unwrap();
+    gateway::run(&["serve", "--config", file.to_str().unwrap()], dir.path()).await
+}
+
+/// Asserts exit code 78 from both commands, with each of `words` in what they say.
+async fn assert_refused(toml: &str, words: &[&str]) {
+    for output in [check(toml).await, serve(toml).await] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{toml}\n{said}");
+        for word in words {
+            assert!(said.contains(word), "no {word:?} in:\n{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
+    let toml = "builtin_registries = true\n\n[cache]\nmax_sise = \"1GiB\"\n";
+    assert_refused(toml, &["max_sise", "line 4", "max_size"]).await;
+    assert_refused("[cahce]\n", &["cahce", "line 1", "cache"]).await;
+    let toml = "[[registry]]\nhost = \"r.test\"\nprots = [443]\n";
+    assert_refused(toml, &["prots", "line 3", "ports"]).await;
+    let toml = "[[policy.rule]]\naction = \"deny\"\nhots = [\"r.test\"]\n";
+    assert_refused(toml, &["hots", "line 3", "hosts"]).await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_none_is_named_with_its_key() {
+    assert_refused("[cache]\nmax_size = \"lots\"\n", &["max_size", "lots"]).await;
+    assert_refused("[cache]\ntag_ttl = \"1 fortnight\"\n", &["tag_ttl"]).await;
+    assert_refused("[listen]\nproxy = [\"nowhere\"]\n", &["proxy", "nowhere"]).await;
+    assert_refused("[policy]\ndefault = \"maybe\"\n", &["default", "maybe"]).await;
+    assert_refused("[[registry]]\nhost = \"no host\"\n", &["host", "no host"]).await;
+    assert_refused("[[registry]]\nports = [443]\n", &["host"]).await;
+    assert_refused(
+        "[upstream]\nallow_private = [\"10.0.0.0/99\"]\n",
+        &["allow_private"],
+    )
+    .await;
+    assert_refused("[cache\n", &["line 1"]).await;
+}
+
+#[tokio::test]
+async fn an_empty_file_is_a_configuration() {
+    let output = check("").await;
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = gateway::run(&["serve", "--config", "nowhere.toml"], dir.path()).await;
+    assert!(matches!(output.status.code(), Some(1 | 78)), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("nowhere.toml"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_usage_error_is_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong: [&[&str]; 4] = [
+        &["serve", "--nonsense"],
+        &["nonsense"],
+        &["ca", "nonsense"],
+        &[],
+    ];
+    for args in wrong {
+        let output = gateway::run(args, dir.path()).await;
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn help_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["check", "--help"],
+        &["ca", "--help"],
+    ] {
+        let output = gateway::run(args, dir.path()).await;
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn sizes_and_durations_are_for_people_and_bare_numbers_are_bytes_and_seconds() {
+    let toml = r#"
+        [cache]
+        max_size = 1000000
+        min_free = "1.5GiB"
+        tag_ttl = 30
+        offline_for = "7d"
+        [limits]
+        client_headers = "10s"
+        client_idle = "5m"
+        manifest_size = "4MiB"
+    "#;
+    let output = check(toml).await;
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_environment_is_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pierhead.toml");
+    std::fs::write(&file, "[cache]\nmax_size = \"1GiB\"\n").unwrap();
+    let run = |value: &str| {
+        let mut command = gateway::command();
+        command
+            .args(["check", "--config"])
+            .arg(&file)
+            .current_dir(dir.path());
+        command
+            .env("PIERHEAD_CACHE__MAX_SIZE", value)
+            .output()
+            .unwrap()
+    };
+    let good = run("2GiB");
+    assert!(good.status.success(), "{good:?}");
+    let bad = run("lots");
+    assert_eq!(bad.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(said.contains("PIERHEAD_CACHE__MAX_SIZE"), "{said}");
+}
+
+#[tokio::test]
+async fn nothing_is_bound_or_made_before_the_configuration_is_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pierhead.toml");
+    std::fs::write(&file, "[limits]\ndrain = \"never\"\n").unwrap();
+    let output = gateway::run(&["serve", "--config", file.to_str().unwrap()], dir.path()).await;
+    assert_eq!(output.status.code(), Some(78));
+    let made: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
+    assert_eq!(made.len(), 1, "{made:?}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_that_names_it() {
+    let gateway = Gateway::alone().start().await;
+    let taken = gateway.proxy.to_string();
+    let toml = format!("[listen]\nproxy = [{taken:?}]\nadmin = \"127.0.0.1:0\"\n");
+    let output = serve(&toml).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&taken), "{said}");
+}

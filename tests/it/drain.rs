@@ -1,0 +1,99 @@
+//! SIGTERM: what runs may finish, within a limit.
+
+use tokio::net::TcpStream;
+
+use crate::support::{Fault, Gate, Gateway, On, Upstream, eventually, within};
+
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test]
+async fn a_running_pull_is_finished() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let blob = repo.blob(1, 4 * MIB);
+    let gate = Gate::new();
+    up.fault(
+        On::get(&blob.digest),
+        Fault::StallAt(MIB as u64, gate.clone()),
+    );
+    let mut gateway = Gateway::before(&up).start().await;
+    let reply = gateway
+        .client()
+        .get(&repo.blob_url(&blob.digest))
+        .send()
+        .await;
+    gate.arrived(1).await;
+    gateway.ask_to_end();
+    // It takes no more.
+    let refused = async {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(20));
+        while TcpStream::connect(gateway.proxy).await.is_ok() {
+            ticks.tick().await;
+        }
+    };
+    within(20, refused).await;
+    gate.open();
+    reply.verified(&blob.digest).await;
+    assert!(gateway.ended(40).await.success());
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_it_up() {
+    let up = Upstream::start().await;
+    up.registry("registry.test");
+    let mut gateway = Gateway::before(&up).start().await;
+    let _silent = TcpStream::connect(gateway.proxy).await.unwrap();
+    let client = gateway.client();
+    let mut kept = client.session("registry.test:443").await;
+    let h2 = gateway.client().h2();
+    let mut kept_h2 = h2.session("registry.test:443").await;
+    let url = "https://registry.test/v2/";
+    client.get(url).send_on(&mut kept).await.bytes().await;
+    h2.get(url).send_on(&mut kept_h2).await.bytes().await;
+    gateway.ask_to_end();
+    assert!(gateway.ended(20).await.success());
+}
+
+#[tokio::test]
+async fn what_does_not_finish_is_cut_when_the_time_is_over() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let blob = repo.blob(2, 4 * MIB);
+    let never = Gate::new();
+    up.fault(
+        On::get(&blob.digest),
+        Fault::StallAt(MIB as u64, never.clone()),
+    );
+    let mut gateway = Gateway::before(&up)
+        .text("limits", "drain", "1s")
+        .start()
+        .await;
+    let reply = gateway
+        .client()
+        .get(&repo.blob_url(&blob.digest))
+        .send()
+        .await;
+    never.arrived(1).await;
+    gateway.ask_to_end();
+    gateway.ended(20).await;
+    assert!(!reply.rest().await.whole);
+    // What came so far is no trap for the next start.
+    let gateway = gateway.restart().await;
+    let again = gateway
+        .client()
+        .get(&repo.blob_url(&blob.digest))
+        .send()
+        .await;
+    again.verified(&blob.digest).await;
+    eventually("one copy of it is left", || {
+        gateway.copies_of(&blob.bytes) == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn with_nothing_to_do_it_ends_at_once() {
+    let mut gateway = Gateway::alone().start().await;
+    gateway.ask_to_end();
+    assert!(gateway.ended(10).await.success());
+}

@@ -1,0 +1,226 @@
+//! Garbage, slow and oversized requests: each has a clear answer, and every wait an end.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::support::{Gateway, Manifest, Upstream, wire, within};
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_head_is_closed() {
+    let gateway = Gateway::alone()
+        .text("limits", "client_headers", "1s")
+        .start()
+        .await;
+    for start in ["", "GET / HT", "CONNECT ghcr.io:443 HTTP/1.1\r\nHost: g"] {
+        let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+        socket.write_all(start.as_bytes()).await.unwrap();
+        let answer = within(20, wire::rest(&mut socket)).await;
+        if let Some(raw) = wire::Raw::parse(&answer) {
+            assert!(matches!(raw.status, 400..=499), "{}", raw.head);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_dawdles_inside_tls_is_closed() {
+    let up = Upstream::start().await;
+    up.registry("registry.test");
+    let setup = Gateway::before(&up).text("limits", "client_headers", "1s");
+    let gateway = setup.text("limits", "client_idle", "2s").start().await;
+    let client = gateway.client();
+
+    let mut silent = client.connect("registry.test:443").await;
+    within(20, wire::rest(&mut silent)).await;
+
+    let mut slow = client.tls("registry.test:443").await.unwrap();
+    slow.write_all(b"GET /v2/ HTTP/1.1\r\nHost: regis")
+        .await
+        .unwrap();
+    slow.flush().await.unwrap();
+    let mut rest = Vec::new();
+    // Whether it ends well or badly: it ends.
+    let _ = within(20, slow.read_to_end(&mut rest)).await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_431() {
+    let up = Upstream::start().await;
+    up.registry("registry.test");
+    let gateway = Gateway::before(&up).start().await;
+    let head = "GET http://registry.test/v2/ HTTP/1.1\r\nHost: registry.test\r\n".to_owned();
+    let long = head.clone() + "X-Long: " + &"x".repeat(4 << 20) + "\r\n\r\n";
+    let many = head + &"X-Many: x\r\n".repeat(5000) + "\r\n";
+    for request in [long, many] {
+        let socket = TcpStream::connect(gateway.proxy).await.unwrap();
+        let (mut read, mut write) = socket.into_split();
+        let writer = tokio::spawn(async move {
+            // It stops listening in the middle of it.
+            let _ = write.write_all(request.as_bytes()).await;
+            write
+        });
+        let mut answer = vec![0; 12];
+        let got = within(20, read.read_exact(&mut answer)).await;
+        // The reset that follows unread bytes may overtake the answer.
+        if got.is_ok() {
+            assert_eq!(answer, b"HTTP/1.1 431");
+        }
+        drop(read);
+        within(20, writer).await.unwrap();
+    }
+    assert_eq!(up.requests(), 0);
+}
+
+#[tokio::test]
+async fn garbage_is_400() {
+    let gateway = Gateway::alone().start().await;
+    let garbage: [&[u8]; 6] = [
+        b"\x00\x01\x02\x03\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+        b"CONNECT nohost HTTP/1.1\r\nHost: nohost\r\n\r\n",
+    ];
+    for bytes in garbage {
+        let answer = wire::exchange(gateway.proxy, bytes).await;
+        let raw = wire::Raw::parse(&answer);
+        let status = raw.map(|raw| raw.status);
+        assert_eq!(status, Some(400), "{}", String::from_utf8_lossy(bytes));
+    }
+    // And it still serves.
+    assert_eq!(
+        crate::support::client::plain(gateway.proxy, "/healthz")
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_connection_inside_connect_that_is_not_tls_is_closed() {
+    let up = Upstream::start().await;
+    up.registry("registry.test");
+    let gateway = Gateway::before(&up).start().await;
+    let mut socket = gateway.client().connect("registry.test:443").await;
+    socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+    within(20, wire::rest(&mut socket)).await;
+    assert_eq!(up.connections(), 0, "what is not TLS went upstream");
+}
+
+#[tokio::test]
+async fn names_and_digests_that_are_none_are_400() {
+    let up = Upstream::start().await;
+    up.repo("registry.test", "app");
+    let gateway = Gateway::before(&up).start().await;
+    let client = gateway.client();
+    let short = format!("blobs/sha256:{}", "a".repeat(63));
+    let upper = format!("blobs/sha256:{}", "A".repeat(64));
+    let cases = [
+        ("app", short.as_str(), "DIGEST_INVALID"),
+        ("app", &upper, "DIGEST_INVALID"),
+        ("app", "blobs/latest", "DIGEST_INVALID"),
+        ("app", "manifests/sha256:beef", "DIGEST_INVALID"),
+        ("App", "manifests/latest", "NAME_INVALID"),
+        ("a..b", "manifests/latest", "NAME_INVALID"),
+        ("app", "manifests/-latest", "MANIFEST_INVALID"),
+    ];
+    for (name, rest, code) in cases {
+        let url = format!("https://registry.test/v2/{name}/{rest}");
+        let reply = client.get(&url).send().await;
+        assert_eq!(reply.status, 400, "{url}");
+        let (got, _) = reply.oci_error().await;
+        // For a reference that is neither a tag nor a digest, the specification names no code.
+        if code != "MANIFEST_INVALID" && !rest.starts_with("manifests/sha") {
+            assert_eq!(got, code, "{url}");
+        }
+    }
+    assert_eq!(up.requests(), 0, "nonsense went upstream: {:?}", up.seen());
+}
+
+#[tokio::test]
+async fn a_manifest_larger_than_the_limit_is_refused() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let (small, big) = (Manifest::padded(1, 40_000), Manifest::padded(2, 200_000));
+    repo.tag("small", &[&small]).tag("big", &[&big]);
+    let gateway = Gateway::before(&up)
+        .text("limits", "manifest_size", "64KiB")
+        .start()
+        .await;
+    gateway.client().manifest(&repo, "small").await;
+    for reference in ["big", &big.digest] {
+        let reply = gateway.client().ask_manifest(&repo, reference).await;
+        assert!(reply.status >= 400, "{}", reply.status);
+        reply.oci_error().await;
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_of_four_mebibytes_passes() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let manifest = Manifest::padded(3, 4_000_000);
+    repo.tag("large", &[&manifest]);
+    let gateway = Gateway::before(&up).start().await;
+    for _ in 0..2 {
+        assert_eq!(
+            gateway.client().manifest(&repo, "large").await,
+            manifest.digest
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_has_so_many_connections_and_no_more() {
+    let setup = Gateway::alone().set("limits", "connections_per_client", "4");
+    let gateway = setup.start().await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        // Answered, and so counted, and still open.
+        let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+        socket
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 12];
+        within(20, socket.read_exact(&mut start)).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        held.push(socket);
+    }
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answer = within(20, wire::exchange(gateway.proxy, request)).await;
+    let status = wire::Raw::parse(&answer).map(|raw| raw.status);
+    assert!(matches!(status, None | Some(429 | 503)), "{status:?}");
+
+    held.clear();
+    let again = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            ticks.tick().await;
+            let answer = wire::exchange(gateway.proxy, request).await;
+            if wire::Raw::parse(&answer).is_some_and(|raw| raw.status == 200) {
+                break;
+            }
+        }
+    };
+    within(20, again).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let gateway = Gateway::alone()
+        .text("limits", "client_idle", "1s")
+        .start()
+        .await;
+    let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+    socket
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = within(20, wire::rest(&mut socket)).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}

@@ -1,0 +1,31 @@
+//! The gateway as its clients and its upstreams see it: the real binary between a real client and
+//! a scripted upstream, one module per behaviour.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod config;
+mod crash;
+mod deny;
+mod drain;
+mod follow;
+mod health;
+mod http;
+mod limits;
+mod offline;
+mod pull;
+mod push;
+mod ranges;
+mod resume;
+mod space;
+mod tags;
+mod tls;
+mod tunnel;

@@ -1,0 +1,264 @@
+//! The cache is bounded, and a cache without room is no failed pull.
+
+use std::path::Path;
+
+use hyper::Method;
+
+use crate::support::{Blob, Client, Fault, Gate, Gateway, On, Repo, Upstream, eventually, within};
+
+const MIB: usize = 1024 * 1024;
+
+async fn upstream() -> (Upstream, Repo) {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    (up, repo)
+}
+
+async fn fetch(client: &Client, repo: &Repo, blob: &Blob) {
+    let reply = client.get(&repo.blob_url(&blob.digest)).send().await;
+    reply.verified(&blob.digest).await;
+}
+
+#[tokio::test]
+async fn the_least_recently_used_goes_first() {
+    let (up, repo) = upstream().await;
+    let blobs: Vec<_> = (1..=8).map(|seed| repo.blob(seed, MIB)).collect();
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "4MiB")
+        .start()
+        .await;
+    let client = gateway.client();
+    for blob in &blobs {
+        fetch(&client, &repo, blob).await;
+        let held = gateway.cached_bytes();
+        assert!(held <= 4 * MIB as u64, "{held} bytes are in the cache");
+    }
+    let last = blobs.last().unwrap();
+    fetch(&client, &repo, last).await;
+    assert_eq!(
+        up.count(Method::GET, &last.digest),
+        1,
+        "the newest one was thrown out"
+    );
+    fetch(&client, &repo, &blobs[0]).await;
+    assert_eq!(
+        up.count(Method::GET, &blobs[0].digest),
+        2,
+        "the oldest one was kept"
+    );
+}
+
+#[tokio::test]
+async fn what_is_used_again_stays() {
+    let (up, repo) = upstream().await;
+    let blobs: Vec<_> = (11..=18).map(|seed| repo.blob(seed, MIB)).collect();
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "5MiB")
+        .start()
+        .await;
+    let client = gateway.client();
+    let (favourite, others) = blobs.split_first().unwrap();
+    fetch(&client, &repo, favourite).await;
+    for blob in others {
+        fetch(&client, &repo, blob).await;
+        fetch(&client, &repo, favourite).await;
+    }
+    assert_eq!(up.count(Method::GET, &favourite.digest), 1);
+}
+
+#[tokio::test]
+async fn a_blob_larger_than_the_cache_passes_through() {
+    let (up, repo) = upstream().await;
+    let small = repo.blob(21, MIB);
+    let large = repo.blob(22, 6 * MIB);
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "3MiB")
+        .start()
+        .await;
+    let client = gateway.client();
+    fetch(&client, &repo, &small).await;
+    for _ in 0..2 {
+        fetch(&client, &repo, &large).await;
+        let held = gateway.cached_bytes();
+        assert!(held <= 3 * MIB as u64, "{held} bytes are in the cache");
+    }
+    eventually("nothing of it is left", || {
+        gateway.copies_of(&large.bytes) == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_corrupt_blob_that_passes_through_ends_short_too() {
+    let (up, repo) = upstream().await;
+    let large = repo.blob(23, 6 * MIB);
+    up.fault(
+        On::get(&large.digest).always(),
+        Fault::Corrupt(5 * MIB as u64),
+    );
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "3MiB")
+        .start()
+        .await;
+    let reply = gateway
+        .client()
+        .get(&repo.blob_url(&large.digest))
+        .send()
+        .await;
+    let rest = within(60, reply.rest()).await;
+    assert!(!rest.whole, "the client was told that this is the blob");
+}
+
+#[tokio::test]
+async fn what_is_being_read_is_not_thrown_out_under_its_reader() {
+    let (up, repo) = upstream().await;
+    let read = repo.blob(31, 12 * MIB);
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "16MiB")
+        .start()
+        .await;
+    let client = gateway.client();
+    fetch(&client, &repo, &read).await;
+    let slow = gateway.client().window(16 * 1024);
+    let mut slow = slow.get(&repo.blob_url(&read.digest)).send().await;
+    slow.read(100).await;
+    for seed in 32..42 {
+        fetch(&client, &repo, &repo.blob(seed, MIB)).await;
+    }
+    assert_eq!(slow.bytes().await, read.bytes[100..]);
+}
+
+#[tokio::test]
+async fn what_is_being_downloaded_counts_and_is_not_thrown_out() {
+    let (up, repo) = upstream().await;
+    let long = repo.blob(51, 3 * MIB);
+    let gate = Gate::new();
+    up.fault(
+        On::get(&long.digest),
+        Fault::StallAt(2 * MIB as u64, gate.clone()),
+    );
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "4MiB")
+        .start()
+        .await;
+    let client = gateway.client();
+    let waiting = client.get(&repo.blob_url(&long.digest)).send().await;
+    gate.arrived(1).await;
+    for seed in 52..58 {
+        fetch(&client, &repo, &repo.blob(seed, MIB)).await;
+        let held = gateway.cached_bytes();
+        assert!(held <= 4 * MIB as u64, "{held} bytes are in the cache");
+    }
+    gate.open();
+    waiting.verified(&long.digest).await;
+    assert_eq!(up.count(Method::GET, &long.digest), 1);
+}
+
+#[tokio::test]
+async fn without_the_free_space_that_is_asked_for_everything_passes_through() {
+    let (up, repo) = upstream().await;
+    let image = repo.image("latest", 61, &[3 * MIB, 10]);
+    let gateway = Gateway::before(&up)
+        .text("cache", "min_free", "900TiB")
+        .start()
+        .await;
+    for _ in 0..2 {
+        gateway.client().pull(&image).await;
+    }
+    let layer = &image.layers[0].bytes;
+    eventually("nothing of it is kept", || gateway.copies_of(layer) == 0).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_no_failed_pull() {
+    let Some(disk) = Tmpfs::mount(8) else {
+        eprintln!("skipped: this needs root, to mount a small tmpfs");
+        return;
+    };
+    let (up, repo) = upstream().await;
+    let small = repo.image("small", 71, &[MIB]);
+    let large = repo.image("large", 72, &[12 * MIB, 100]);
+    let setup = Gateway::before(&up)
+        .cache_in(disk.path())
+        .text("cache", "max_size", "1GiB");
+    let gateway = setup.start().await;
+    gateway.client().pull(&small).await;
+    let pulls = (0..3).map(|_| {
+        let (client, large) = (gateway.client(), large.clone());
+        tokio::spawn(async move { client.pull(&large).await })
+    });
+    for pull in pulls.collect::<Vec<_>>() {
+        within(120, pull).await.unwrap();
+    }
+    gateway.client().pull(&small).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_under_a_download_changes_nothing_for_its_clients() {
+    let Some(disk) = Tmpfs::mount(8) else {
+        eprintln!("skipped: this needs root, to mount a small tmpfs");
+        return;
+    };
+    let (up, repo) = upstream().await;
+    let blob = repo.blob(81, 5 * MIB);
+    let gate = Gate::new();
+    up.fault(
+        On::get(&blob.digest),
+        Fault::StallAt(2 * MIB as u64, gate.clone()),
+    );
+    let gateway = Gateway::before(&up).cache_in(disk.path()).start().await;
+    let url = repo.blob_url(&blob.digest);
+    let mut first = gateway.client().get(&url).send().await;
+    gate.arrived(1).await;
+    first.read(MIB).await;
+    let second = gateway.client().get(&url).send().await;
+    disk.fill();
+    gate.open();
+    assert_eq!(within(60, first.bytes()).await, blob.bytes[MIB..]);
+    within(60, second.verified(&blob.digest)).await;
+}
+
+/// A file system of a few MiB, unmounted when dropped.
+struct Tmpfs(tempfile::TempDir);
+
+// === impl Tmpfs ===
+
+impl Tmpfs {
+    fn mount(mebibytes: usize) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mounted = std::process::Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={mebibytes}m"),
+                "pierhead-it",
+            ])
+            .arg(dir.path())
+            .output();
+        mounted
+            .is_ok_and(|output| output.status.success())
+            .then_some(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(self.0.path().join("ballast")).expect("a file");
+        let block = vec![0; 16 * 1024];
+        while file.write_all(&block).is_ok() {}
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+    }
+}

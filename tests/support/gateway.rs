@@ -1,0 +1,284 @@
+//! The real binary, with a configuration and directories of its own.
+
+use std::{
+    io::Read as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::Arc,
+};
+
+use tempfile::TempDir;
+
+use super::{Client, Setup, Upstream, client, logs::Log, within};
+
+/// A running gateway. Dropping it kills it.
+pub struct Gateway {
+    setup: Setup,
+    home: Arc<TempDir>,
+    child: Option<Child>,
+    /// Where it takes proxy requests.
+    pub proxy: SocketAddr,
+    /// Where it shows its metrics.
+    pub admin: SocketAddr,
+    /// Its CA certificate, in PEM.
+    pub ca_pem: String,
+    /// The banner.
+    pub out: Log,
+    /// The log.
+    pub log: Log,
+}
+
+// === impl Setup ===
+
+impl Setup {
+    /// Starts it in a directory of its own.
+    pub async fn start(self) -> Gateway {
+        let home = tempfile::Builder::new().prefix("pierhead-it-").tempdir();
+        self.start_in(Arc::new(home.expect("a temporary directory")))
+            .await
+    }
+
+    /// Starts it where another one lived.
+    pub async fn start_in(self, home: Arc<TempDir>) -> Gateway {
+        let config = self.write(&home);
+        let mut child = command()
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .current_dir(home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let out = Log::follow(child.stdout.take().expect("piped"));
+        let log = Log::follow(child.stderr.take().expect("piped"));
+        let mut gateway = Gateway {
+            setup: self,
+            home,
+            child: Some(child),
+            proxy: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ca_pem: String::new(),
+            out,
+            log,
+        };
+        let is_ready = |line: &str| line.trim_start().starts_with("ready");
+        let ready = within(30, gateway.out.until(is_ready)).await;
+        let banner = gateway.out.text();
+        assert!(ready, "it ended:\n{banner}\n{}", gateway.log.text());
+        gateway.proxy = address(&banner, "proxy");
+        gateway.admin = address(&banner, "admin");
+        let ca = word_after(&banner, "CA").expect("a line about the CA");
+        let ca = gateway.home.path().join(ca);
+        gateway.ca_pem = std::fs::read_to_string(ca).expect("the CA's certificate");
+        gateway
+    }
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// A setup in which everything behind `upstream` is resolved and trusted, and its registries
+    /// are configured.
+    pub fn before(upstream: &Upstream) -> Setup {
+        Setup::default().and(upstream)
+    }
+
+    /// A setup with no upstream.
+    pub fn alone() -> Setup {
+        Setup::default()
+    }
+
+    /// A client that has this gateway as its proxy and trusts its CA alone.
+    pub fn client(&self) -> Client {
+        Client::new(self.proxy, &self.ca_pem)
+    }
+
+    /// Its directory, to start another one in.
+    pub fn home(&self) -> Arc<TempDir> {
+        Arc::clone(&self.home)
+    }
+
+    /// The `[ca] dir`.
+    pub fn ca_dir(&self) -> PathBuf {
+        self.home.path().join("ca")
+    }
+
+    /// The `[cache] dir`.
+    pub fn cache_dir(&self) -> PathBuf {
+        let own = self.setup.cache_dir.clone();
+        own.unwrap_or_else(|| self.home.path().join("cache"))
+    }
+
+    /// The files of the cache, with their sizes in bytes.
+    pub fn cache_files(&self) -> Vec<(PathBuf, u64)> {
+        let mut files = Vec::new();
+        walk(&self.cache_dir(), &mut files);
+        files
+    }
+
+    /// How many files of the cache begin as `bytes` do: finished, unfinished or forgotten.
+    pub fn copies_of(&self, bytes: &[u8]) -> usize {
+        let begin = &bytes[..bytes.len().min(64)];
+        let same = |(path, _): &&(PathBuf, u64)| {
+            let mut start = vec![0; begin.len()];
+            let file = std::fs::File::open(path);
+            file.is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == begin
+        };
+        self.cache_files().iter().filter(same).count()
+    }
+
+    /// How many bytes the cache's files of at least 64 KiB hold; the index is not among them.
+    pub fn cached_bytes(&self) -> u64 {
+        let files = self.cache_files().into_iter();
+        let blobs = files.filter(|(path, _)| {
+            let name = path.to_string_lossy().into_owned();
+            !name.contains("index") && !name.contains("redb")
+        });
+        blobs.map(|(_, len)| len).sum()
+    }
+
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> String {
+        let reply = client::plain(self.admin, "/metrics").await;
+        assert_eq!(reply.status, 200, "metrics");
+        reply.text().await
+    }
+
+    /// Ends it as a power cut would, and waits until it is gone.
+    pub async fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it runs");
+            within(10, tokio::task::spawn_blocking(move || child.wait()))
+                .await
+                .ok();
+        }
+    }
+
+    /// Asks it to end, and does not wait.
+    pub fn ask_to_end(&self) {
+        let child = self.child.as_ref().expect("it runs");
+        signal("TERM", child.id());
+    }
+
+    /// Waits until it has ended, for `seconds` at most.
+    pub async fn ended(&mut self, seconds: u64) -> ExitStatus {
+        let child = self.child.take().expect("it runs");
+        wait(child, seconds).await
+    }
+
+    /// SIGTERM, and waits until it is gone.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.ask_to_end();
+        self.ended(45).await
+    }
+
+    /// Kills it when it still runs, and starts it again in the same directories. Its addresses
+    /// are new, and so must its clients be.
+    pub async fn restart(mut self) -> Self {
+        self.kill9().await;
+        let (setup, home) = (self.setup.clone(), self.home());
+        setup.start_in(home).await
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_as(mut self, change: impl FnOnce(Setup) -> Setup) -> Self {
+        self.kill9().await;
+        let (setup, home) = (self.setup.clone(), self.home());
+        change(setup).start_in(home).await
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log\n{}\n---", self.log.text());
+        }
+    }
+}
+
+/// The binary, without what the machine's own environment would tell it.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pierhead"));
+    for (name, _) in std::env::vars_os() {
+        let lower = name.to_string_lossy().to_lowercase();
+        if lower.ends_with("_proxy") || lower.starts_with("pierhead_") || lower == "rust_log" {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// Runs the binary to its end, which must come within twenty seconds.
+pub async fn run(args: &[&str], dir: &Path) -> Output {
+    let child = command()
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let pid = child.id();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output());
+    let output = tokio::time::timeout(std::time::Duration::from_secs(20), output).await;
+    if output.is_err() {
+        signal("KILL", pid);
+    }
+    let output = output.unwrap_or_else(|_| panic!("{args:?} does not end"));
+    output.expect("no panic there").expect("an exit status")
+}
+
+async fn wait(mut child: Child, seconds: u64) -> ExitStatus {
+    let pid = child.id();
+    let status = tokio::task::spawn_blocking(move || child.wait());
+    let status = tokio::time::timeout(std::time::Duration::from_secs(seconds), status).await;
+    if status.is_err() {
+        signal("KILL", pid);
+    }
+    let status = status.unwrap_or_else(|_| panic!("it did not end within {seconds} s"));
+    status.expect("no panic there").expect("an exit status")
+}
+
+/// Sends a signal, with the one tool for it that every system has.
+fn signal(name: &str, pid: u32) {
+    let sent = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(format!("kill -{name} {pid}"))
+        .status();
+    assert!(sent.expect("a shell").success(), "SIG{name} to {pid}");
+}
+
+/// The second word of the banner's line whose first is `name`.
+fn word_after(banner: &str, name: &str) -> Option<String> {
+    let mut lines = banner.lines().map(str::split_whitespace);
+    let line = lines.find_map(|mut words| (words.next() == Some(name)).then_some(words));
+    line?.next().map(str::to_owned)
+}
+
+fn address(banner: &str, name: &str) -> SocketAddr {
+    let url = word_after(banner, name);
+    let addr = url.as_deref().and_then(|url| url.strip_prefix("http://"));
+    let addr = addr.and_then(|addr| addr.trim_end_matches('/').parse().ok());
+    addr.unwrap_or_else(|| panic!("no address of {name} in:\n{banner}"))
+}
+
+fn walk(dir: &Path, files: &mut Vec<(PathBuf, u64)>) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => walk(&entry.path(), files),
+            Ok(meta) => files.push((entry.path(), meta.len())),
+            // It went away while we looked.
+            Err(_) => {}
+        }
+    }
+}

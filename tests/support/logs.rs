@@ -1,0 +1,129 @@
+//! The log of a running gateway, line by line as it comes.
+
+use std::{
+    io::{BufRead as _, BufReader, Read},
+    sync::Arc,
+};
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::within;
+
+/// The lines that a process wrote to one of its outputs so far. Clones are the same log.
+#[derive(Clone)]
+pub struct Log(Arc<watch::Sender<Lines>>);
+
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    ended: bool,
+}
+
+/// An access line: one request, in the gateway's own words.
+#[derive(Clone, Debug)]
+pub struct Access(Value);
+
+// === impl Log ===
+
+impl Log {
+    /// Follows `output` on a thread of its own, to its end.
+    pub fn follow(output: impl Read + Send + 'static) -> Self {
+        let log = Self(Arc::new(watch::Sender::new(Lines::default())));
+        let writer = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n') {
+                let Ok(line) = line else { break };
+                let line = String::from_utf8_lossy(&line).into_owned();
+                writer.0.send_modify(|lines| lines.all.push(line));
+            }
+            writer.0.send_modify(|lines| lines.ended = true);
+        });
+        log
+    }
+
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        self.0.borrow().all.join("\n")
+    }
+
+    /// The access lines so far.
+    pub fn accesses(&self) -> Vec<Access> {
+        self.0
+            .borrow()
+            .all
+            .iter()
+            .filter_map(|line| Access::parse(line))
+            .collect()
+    }
+
+    /// Waits for an access line such that `wanted`, which may have come already.
+    #[track_caller]
+    pub fn access(&self, wanted: impl Fn(&Access) -> bool) -> impl Future<Output = Access> {
+        let mut lines = self.0.subscribe();
+        within(30, async move {
+            let found = lines
+                .wait_for(|lines| lines.ended || accesses(lines).any(|access| wanted(&access)))
+                .await
+                .expect("the log holds its sender");
+            let access = accesses(&found).find(&wanted);
+            access.unwrap_or_else(|| panic!("no such line in:\n{}", found.all.join("\n")))
+        })
+    }
+
+    /// Waits for a line that contains `text`.
+    #[track_caller]
+    pub fn line(&self, text: &str) -> impl Future<Output = String> {
+        let mut lines = self.0.subscribe();
+        let text = text.to_owned();
+        within(30, async move {
+            let has = |lines: &Lines| lines.all.iter().find(|line| line.contains(&text)).cloned();
+            let found = lines
+                .wait_for(|lines| lines.ended || has(lines).is_some())
+                .await;
+            let found = found.expect("the log holds its sender");
+            has(&found).unwrap_or_else(|| panic!("no {text:?} in:\n{}", found.all.join("\n")))
+        })
+    }
+
+    /// Waits until a line such that `wanted` has come, or until the output has ended; says which.
+    pub async fn until(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        let mut lines = self.0.subscribe();
+        let has = |lines: &Lines| lines.all.iter().any(|line| wanted(line));
+        let found = lines.wait_for(|lines| lines.ended || has(lines)).await;
+        has(&found.expect("the log holds its sender"))
+    }
+}
+
+fn accesses(lines: &Lines) -> impl Iterator<Item = Access> {
+    lines.all.iter().filter_map(|line| Access::parse(line))
+}
+
+// === impl Access ===
+
+impl Access {
+    fn parse(line: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        (value["target"] == "access").then_some(Self(value))
+    }
+
+    /// A field as text, empty when it is absent. Numbers are written out.
+    pub fn field(&self, name: &str) -> String {
+        let nested = &self.0["fields"][name];
+        let value = if nested.is_null() {
+            &self.0[name]
+        } else {
+            nested
+        };
+        match value {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether a field holds this text.
+    pub fn is(&self, name: &str, value: &str) -> bool {
+        self.field(name) == value
+    }
+}
