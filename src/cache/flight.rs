@@ -262,7 +262,7 @@ impl Flight {
                 }
                 continue;
             }
-            let Some(wait) = patience.next() else {
+            let Some(wait) = patience.wait() else {
                 return Err((failure.into(), Some(spool)));
             };
             debug!(digest = %self.digest, at = spool.written(), ?wait, ?failure, "trying again");

@@ -94,7 +94,7 @@ impl Backoff {
     }
 
     /// How long to wait before the next try; `None` when the patience is spent.
-    pub fn next(&mut self) -> Option<Duration> {
+    pub fn wait(&mut self) -> Option<Duration> {
         self.left = self.left.checked_sub(1)?;
         self.total_left = self.total_left.checked_sub(1)?;
         let ceiling = FIRST.saturating_mul(1 << self.tries.min(10)).min(LONGEST);
@@ -121,10 +121,10 @@ mod tests {
     #[test]
     fn patience_ends_and_starts_anew_with_progress() {
         let mut backoff = Backoff::new(3);
-        assert!(backoff.next().is_some());
-        assert!(backoff.next().is_some());
+        assert!(backoff.wait().is_some());
+        assert!(backoff.wait().is_some());
         backoff.progress();
-        let waits: Vec<_> = std::iter::from_fn(|| backoff.next()).collect();
+        let waits: Vec<_> = std::iter::from_fn(|| backoff.wait()).collect();
         assert_eq!(waits.len(), 3);
         assert!(waits.iter().all(|wait| *wait <= LONGEST));
     }

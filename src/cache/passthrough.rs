@@ -207,7 +207,7 @@ impl Passthrough {
         if error.is_some_and(|error| !error.may_pass()) {
             return Err(io::Error::other(message));
         }
-        let Some(wait) = self.patience.next() else {
+        let Some(wait) = self.patience.wait() else {
             return Err(io::Error::other(message));
         };
         let asked = error.map_or(std::time::Duration::ZERO, retry_after);

@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 
 use super::access::Proof;
 use super::call::{Answer, Call};
-use super::reply::{self, content, finish, not_modified};
+use super::reply::{content, finish, not_modified};
 use super::source::BlobSource;
 use super::{Registries, relay};
 use crate::cache::flight::{Failure, Flight};
@@ -258,10 +258,7 @@ fn blob_answer(
     } else {
         open(start, end)
     };
-    Answer::cached(
-        reply::finish(head, body.unwrap_or_else(body::empty)),
-        outcome,
-    )
+    Answer::cached(finish(head, body.unwrap_or_else(body::empty)), outcome)
 }
 
 /// The range asked for, unless `If-Range` names other content (RFC 9110 section 13.1.5).

@@ -4,6 +4,8 @@
 //! hands its proxy address and CA to a [`machine::Machine`]: a mount namespace in which no name resolves.
 //! What a machine pulls has come through the gateway or not at all. The tests need root.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 mod backend;
 mod clients;
 mod gateway;

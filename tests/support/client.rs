@@ -36,7 +36,7 @@ pub struct Client {
 /// A request in the making.
 pub struct Ask<'a> {
     client: &'a Client,
-    request: hyper::http::request::Builder,
+    request: http::request::Builder,
     uri: Uri,
     body: Bytes,
 }
