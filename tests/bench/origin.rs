@@ -1,0 +1,266 @@
+//! The registry that everything comes from: HTTP/1.1 in TLS, documents in memory, as fast as it goes.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::{
+    Method, Request, Response,
+    body::{Body, Frame, Incoming, SizeHint},
+    header,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    scale::Scale,
+    support::{authority::TestCa, content},
+};
+
+/// The host that is the registry, at port 443.
+pub const HOST: &str = "registry.example";
+
+/// A registry with one image and some blobs.
+pub struct Origin {
+    pub addr: SocketAddr,
+    pub ca: Arc<TestCa>,
+    shared: Arc<Shared>,
+    pub manifest: Document,
+    pub warm: Document,
+    pub cold: Document,
+    pub crowd: Document,
+    pub firsts: Vec<Document>,
+}
+
+/// What a path leads to.
+#[derive(Clone)]
+pub struct Document {
+    pub path: String,
+    media_type: &'static str,
+    digest: String,
+    pub bytes: Bytes,
+}
+
+#[derive(Default)]
+struct Shared {
+    documents: HashMap<String, Document>,
+    asked: Mutex<Vec<(Method, String)>>,
+    /// Ends every connection after one answer.
+    closes: AtomicBool,
+}
+
+const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+const LAYERS: usize = 12;
+
+// === impl Origin ===
+
+impl Origin {
+    /// Listens on a free port.
+    pub async fn start(scale: &Scale) -> Self {
+        let noise = content::noise(5, scale.largest());
+        let blob = |from: usize, len: usize| Document::blob(noise.slice(from..from + len));
+        let first = |n: usize| blob(n * scale.first, scale.first);
+        let warm = blob(0, scale.warm);
+        let cold = blob(0, scale.cold);
+        let crowd = blob(0, scale.crowd);
+        let firsts: Vec<_> = (0..scale.firsts).map(first).collect();
+        // Their bytes are real ones, for a gateway that looks ahead.
+        let layers: Vec<_> = (1..=LAYERS).map(|n| blob(n * 4096, 4096)).collect();
+        let manifest = Document::manifest(&layers);
+
+        let all = [&manifest, &warm, &cold, &crowd];
+        let all = all.into_iter().chain(&firsts).chain(&layers).cloned();
+        let shared = Arc::new(Shared {
+            documents: all.map(|one| (one.path.clone(), one)).collect(),
+            ..Shared::default()
+        });
+        let ca = TestCa::new("origin CA");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("a bound socket");
+        let acceptor = TlsAcceptor::from(ca.server());
+        let serving = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve(socket, acceptor.clone(), Arc::clone(&serving)));
+            }
+        });
+        Self {
+            addr,
+            ca,
+            shared,
+            manifest,
+            warm,
+            cold,
+            crowd,
+            firsts,
+        }
+    }
+
+    /// How often this was asked for in this way since the last [`forget`](Self::forget).
+    pub fn asked(&self, method: &Method, document: &Document) -> usize {
+        let asked = self.shared.asked.lock().expect("no panic under this lock");
+        let same = |(by, path): &&(Method, String)| by == method && *path == document.path;
+        asked.iter().filter(same).count()
+    }
+
+    /// How many requests there were since the last [`forget`](Self::forget).
+    pub fn asked_in_all(&self) -> usize {
+        let asked = self.shared.asked.lock().expect("no panic under this lock");
+        asked.len()
+    }
+
+    /// Counts from zero.
+    pub fn forget(&self) {
+        let mut asked = self.shared.asked.lock().expect("no panic under this lock");
+        asked.clear();
+    }
+
+    /// Whether connections end after one answer, so that whoever comes again must shake hands.
+    pub fn close_after_each(&self, closes: bool) {
+        self.shared.closes.store(closes, Ordering::Relaxed);
+    }
+}
+
+// === impl Document ===
+
+impl Document {
+    fn blob(bytes: Bytes) -> Self {
+        let digest = content::sha256(&bytes);
+        Self {
+            path: format!("/v2/team/app/blobs/{digest}"),
+            media_type: "application/octet-stream",
+            digest,
+            bytes,
+        }
+    }
+
+    /// The tag `latest`.
+    fn manifest(layers: &[Self]) -> Self {
+        let descriptor = |kind: &str, blob: &Self| {
+            serde_json::json!({
+                "mediaType": format!("application/vnd.oci.image.{kind}"),
+                "digest": blob.digest,
+                "size": blob.bytes.len(),
+            })
+        };
+        let layer = |blob| descriptor("layer.v1.tar+gzip", blob);
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": descriptor("config.v1+json", &layers[0]),
+            "layers": layers[1..].iter().map(layer).collect::<Vec<_>>(),
+        });
+        let bytes = Bytes::from(manifest.to_string());
+        Self {
+            path: "/v2/team/app/manifests/latest".into(),
+            media_type: MANIFEST_TYPE,
+            digest: content::sha256(&bytes),
+            bytes,
+        }
+    }
+}
+
+async fn serve(socket: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    let _ = socket.set_nodelay(true);
+    let Ok(stream) = acceptor.accept(socket).await else {
+        return;
+    };
+    let service = service_fn(move |request| {
+        let answer = shared.answer(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    // A client that goes away is its own affair.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Slices> {
+        let path = request.uri().path();
+        let mut asked = self.asked.lock().expect("no panic under this lock");
+        asked.push((request.method().clone(), path.to_owned()));
+        drop(asked);
+        let mut answer = Response::builder();
+        if self.closes.load(Ordering::Relaxed) {
+            answer = answer.header(header::CONNECTION, "close");
+        }
+        let Some(document) = self.documents.get(path) else {
+            let status = if path == "/v2/" { 200 } else { 404 };
+            let answer = answer.status(status).body(Slices(Bytes::new()));
+            return answer.expect("no header is wrong");
+        };
+        let len = document.bytes.len();
+        let range = request.headers().get(header::RANGE);
+        let range = range.and_then(|range| range.to_str().ok());
+        let mut bytes = document.bytes.clone();
+        if let Some((from, to)) = range.and_then(|range| bounds(range, len)) {
+            bytes = bytes.slice(from..=to);
+            let range = format!("bytes {from}-{to}/{len}");
+            answer = answer.status(206).header(header::CONTENT_RANGE, range);
+        }
+        answer = answer
+            .header(header::CONTENT_TYPE, document.media_type)
+            .header(header::ACCEPT_RANGES, "bytes")
+            .header(header::ETAG, format!("\"{}\"", document.digest))
+            .header("docker-content-digest", &document.digest)
+            .header(header::CONTENT_LENGTH, bytes.len());
+        if request.method() == Method::HEAD {
+            bytes.clear();
+        }
+        answer.body(Slices(bytes)).expect("no header is wrong")
+    }
+}
+
+/// First and last byte of a range that lies within `len` bytes.
+fn bounds(range: &str, len: usize) -> Option<(usize, usize)> {
+    let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let (from, last) = (from.parse().ok()?, len.checked_sub(1)?);
+    let to = to.parse().map_or(last, |to: usize| to.min(last));
+    (from <= to).then_some((from, to))
+}
+
+/// Bytes that go out in pieces, none of them copied.
+struct Slices(Bytes);
+
+// === impl Slices ===
+
+impl Body for Slices {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.0.is_empty() {
+            return Poll::Ready(None);
+        }
+        let len = self.0.len().min(PIECE);
+        let piece = self.0.split_to(len);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.len() as u64)
+    }
+}
+
+const PIECE: usize = 128 << 10;
