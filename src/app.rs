@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use http::HeaderValue;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::admin;
@@ -15,7 +16,7 @@ use crate::cache::space::Bounds;
 use crate::cache::{Cache, CacheConfig};
 use crate::config::Config;
 use crate::connect::Gateway;
-use crate::listen::{self, ListenLimits};
+use crate::listen::{self, Clients};
 use crate::policy::{AddressGuard, NameConstraints, Policy};
 use crate::registry::access::Access;
 use crate::registry::{Registries, RegistryRules};
@@ -32,11 +33,19 @@ pub struct App {
     cache: Arc<Cache>,
     proxies: Vec<TcpListener>,
     admin: Option<TcpListener>,
-    limits: ListenLimits,
+    patience: Patience,
+    clients: Arc<Clients>,
+    signals: Signals,
     drain: Drain,
     drain_limit: Duration,
+    offline_for: Duration,
     metrics: Arc<Metrics>,
     summary: String,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
 // === impl App ===
@@ -44,6 +53,12 @@ pub struct App {
 impl App {
     /// Builds every room from its part of the configuration.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
+        // From here on a signal drains, and does not kill.
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        raise_descriptors();
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -52,16 +67,17 @@ impl App {
             config.registries.clone(),
             config.builtin_registries,
         );
+        let (client_tls, warnings) =
+            tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
+        for warning in warnings {
+            warn!("{warning}");
+        }
         let (authority, notices) = authority(&config, &policy)?;
         tell(&notices);
         let authority = Arc::new(authority);
         let leaves = Arc::new(Leaves::new(authority.clone())?);
 
         let metrics = Arc::new(Metrics::new());
-        let (client_tls, warnings) = tls::client_config(config.upstream.ca_file.as_deref())?;
-        for warning in warnings {
-            warn!("{warning}");
-        }
         let dialer = Arc::new(Dialer::new(
             AddressGuard::new(config.upstream.allow_private.clone()),
             config.upstream.resolve.clone(),
@@ -96,9 +112,16 @@ impl App {
         let rules = RegistryRules {
             tag_ttl: config.cache.tag_ttl,
             offline_for: config.cache.offline_for,
+            revalidate_timeout: config.cache.revalidate_timeout,
             manifest_size: config.limits.manifest_size,
         };
-        let registries = Registries::new(cache.clone(), upstream.clone(), Arc::new(access), rules);
+        let registries = Registries::new(
+            cache.clone(),
+            upstream.clone(),
+            Arc::new(access),
+            rules,
+            std::collections::HashMap::new(),
+        );
 
         let mut proxies = Vec::new();
         for address in &config.listen.proxy {
@@ -123,15 +146,15 @@ impl App {
             cache,
             proxies,
             admin,
-            limits: ListenLimits {
-                patience: Patience {
-                    head: config.limits.client_headers,
-                    idle: config.limits.client_idle,
-                },
-                connections_per_client: config.limits.connections_per_client,
+            patience: Patience {
+                head: config.limits.client_headers,
+                idle: config.limits.client_idle,
             },
+            clients: Clients::new(config.limits.connections_per_client),
+            signals,
             drain: Drain::default(),
             drain_limit: config.limits.drain,
+            offline_for: config.cache.offline_for,
             metrics,
             summary,
         })
@@ -144,14 +167,18 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::spawn(self.cache.clone().keep_house());
+        let Signals {
+            mut terminate,
+            mut interrupt,
+        } = self.signals;
+        let clients = self.clients;
+        tokio::spawn(self.cache.clone().keep_house(self.offline_for));
         for listener in self.proxies {
             tokio::spawn(listen::accept(
                 listener,
                 self.gateway.clone(),
-                self.limits,
+                self.patience,
+                clients.clone(),
                 self.drain.clone(),
                 self.metrics.clone(),
             ));
@@ -160,6 +187,7 @@ impl App {
             tokio::spawn(admin::serve(
                 listener,
                 self.metrics.clone(),
+                self.patience,
                 self.drain.clone(),
             ));
         }
@@ -192,31 +220,38 @@ impl App {
 
 /// The CA as configured, made or re-issued where it has to be.
 pub fn authority(config: &Config, policy: &Policy) -> anyhow::Result<(Authority, Vec<Notice>)> {
-    Ok(Authority::open_or_create(
-        &ca_config(config),
-        &name_constraints(policy),
-    )?)
+    Authority::open_or_create(&ca_config(config, policy), &name_constraints(policy)).map_err(|e| {
+        match config.ca.certificate {
+            Some(_) => Unusable::new(e).into(),
+            None => e.into(),
+        }
+    })
+}
+
+/// What the configuration names and cannot be used: as bad as the configuration itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(String);
+
+impl Unusable {
+    pub fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
 }
 
 /// `[ca]` in the terms of its room.
-pub fn ca_config(config: &Config) -> CaConfig {
+pub fn ca_config(config: &Config, policy: &Policy) -> CaConfig {
     CaConfig {
         dir: config.ca.dir.clone(),
         certificate: config.ca.certificate.clone(),
         key: config.ca.key.clone(),
-        name_constraints: config.ca.name_constraints,
+        // A registry `*` may be any name: there is nothing to constrain to.
+        name_constraints: config.ca.name_constraints && !policy.name_constraints().everything,
     }
 }
 
 fn name_constraints(policy: &Policy) -> tls::NameConstraints {
-    let NameConstraints {
-        mut dns,
-        ips,
-        everything,
-    } = policy.name_constraints();
-    if everything {
-        dns.push(String::new());
-    }
+    let NameConstraints { dns, ips, .. } = policy.name_constraints();
     tls::NameConstraints { dns, ips }
 }
 
@@ -227,6 +262,29 @@ fn tell(notices: &[Notice]) {
         } else {
             info!("{notice}");
         }
+    }
+}
+
+/// Sockets and files take descriptors; the soft limit is for programs that use `select`.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    let have = if raised.is_ok() {
+        limit.maximum
+    } else {
+        limit.current
+    };
+    if have.is_some_and(|have| have < FEW_DESCRIPTORS) {
+        warn!(
+            have,
+            "few descriptors are allowed (ulimit -n); a busy gateway wants {FEW_DESCRIPTORS} and more"
+        );
     }
 }
 
@@ -324,4 +382,5 @@ fn human(bytes: u64) -> String {
     }
 }
 
+const FEW_DESCRIPTORS: u64 = 8192;
 const WIDTH: usize = 90;

@@ -1,17 +1,17 @@
 //! The command line: what was typed, and the one thing to do about it.
 
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use argh::FromArgs;
 
-use crate::app::{self, App};
+use crate::app::{self, App, Unusable};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::policy::{AddressGuard, Policy, Target, explain};
 use crate::telemetry::log;
-use crate::tls::Authority;
+use crate::tls::{self, Authority};
 
 /// A forward HTTP(S) proxy that caches what container registries serve.
 #[derive(FromArgs, Debug)]
@@ -105,7 +105,15 @@ pub fn run(args: &[String]) -> ExitCode {
     {
         return say(&format!("pierhead {}\n", env!("CARGO_PKG_VERSION")));
     }
-    let words: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    // `--config=FILE` is `--config FILE`.
+    let words: Vec<&str> = args
+        .iter()
+        .skip(1)
+        .flat_map(|word| match word.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => vec![option, value],
+            _ => vec![word.as_str()],
+        })
+        .collect();
     let args = match Args::from_args(&["pierhead"], &words) {
         Ok(args) => args,
         Err(exit) => {
@@ -129,13 +137,15 @@ pub fn run(args: &[String]) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) if e.is::<ConfigError>() => {
-            complain(&format!("pierhead: {e}"));
-            ExitCode::from(BAD_CONFIG)
-        }
         Err(e) => {
-            complain(&format!("pierhead: {e:#}"));
-            ExitCode::FAILURE
+            complain(&format!("pierhead: {}", told(&e)));
+            if e.is::<ConfigError>() || e.is::<Unusable>() {
+                ExitCode::from(BAD_CONFIG)
+            } else if e.is::<Misused>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -161,13 +171,15 @@ fn serve(file: Option<&Path>) -> anyhow::Result<()> {
 
 fn check(args: &Check) -> anyhow::Result<()> {
     let config = load(args.config.as_deref())?;
-    let policy = Policy::new(
-        config.policy.clone(),
-        config.registries.clone(),
-        config.builtin_registries,
-    );
+    let policy = policy(&config);
+    // What the configuration names must be there and good, as for `serve`; nothing is made.
+    let (_, warnings) =
+        tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
+    if config.ca.certificate.is_some() {
+        Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
+    }
     let mut text = String::from("The configuration is good.\n");
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&warnings) {
         text.push_str(&format!("Note: {warning}\n"));
     }
     match &args.host {
@@ -179,24 +191,79 @@ fn check(args: &Check) -> anyhow::Result<()> {
             }
             text.push_str("\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n");
         }
-        Some(host) => {
-            let target: Target = host
-                .parse()
-                .or_else(|e| format!("{host}:443").parse().map_err(|_| e))
-                .map_err(|e| anyhow::anyhow!("{host}: {e}"))?;
-            let guard = AddressGuard::new(config.upstream.allow_private.clone());
-            let client = args.client.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-            text.push('\n');
-            text.push_str(&explain(&policy, &guard, &target, client));
-        }
+        Some(host) => text.push_str(&explained(&config, &policy, host, args.client)?),
     }
     say(&text);
     Ok(())
 }
 
+/// What would happen to `asked`, and at which addresses.
+fn explained(
+    config: &Config,
+    policy: &Policy,
+    asked: &str,
+    client: Option<IpAddr>,
+) -> anyhow::Result<String> {
+    let (host, default) = match asked.strip_prefix("http://") {
+        Some(rest) => (rest.trim_end_matches('/'), 80),
+        None => (
+            asked.trim_start_matches("https://").trim_end_matches('/'),
+            443,
+        ),
+    };
+    let mut target: Target = host
+        .parse()
+        .or_else(|e| format!("{host}:{default}").parse().map_err(|_| e))
+        .map_err(|e| Misused(format!("{asked}: {e}")))?;
+    let mut text = String::from("\n");
+    if let Some(registry) = policy.registry_for(target.host.as_str(), None)
+        && !registry.serves(&target.host)
+        && let Some(first) = registry.hosts.iter().find_map(|pattern| pattern.exact())
+    {
+        text.push_str(&format!("{} is asked at {first}\n", target.host));
+        target = Target::new(first, target.port);
+    }
+    let guard = AddressGuard::new(config.upstream.allow_private.clone());
+    let client = client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+    text.push_str(&explain(policy, &guard, &target, client));
+    let name = target.host.to_string();
+    if target.host.ip().is_some() {
+        return Ok(text);
+    }
+    let fixed = config
+        .upstream
+        .resolve
+        .get(&target.to_string())
+        .or_else(|| config.upstream.resolve.get(&name));
+    let addresses: Vec<IpAddr> = match fixed {
+        Some((address, _)) => vec![*address],
+        None => match (name.as_str(), target.port).to_socket_addrs() {
+            Ok(found) => found.map(|address| address.ip()).collect(),
+            Err(e) => {
+                text.push_str(&format!(
+                    "{:<12} {name} does not resolve here: {e}\n",
+                    "address"
+                ));
+                return Ok(text);
+            }
+        },
+    };
+    for address in addresses {
+        let verdict = match guard.check(address) {
+            Ok(()) => "may be dialled".to_owned(),
+            Err(refused) => format!(
+                "is not dialled: it is {}; upstream.allow_private = [\"{address}\"] would allow it",
+                refused.kind
+            ),
+        };
+        text.push_str(&format!("{:<12} {address} {verdict}\n", "address"));
+    }
+    Ok(text)
+}
+
 fn ca_show(file: Option<&Path>) -> anyhow::Result<()> {
     let config = load(file)?;
-    let (authority, notices) = Authority::open(&app::ca_config(&config))?;
+    let (authority, notices) = Authority::open(&app::ca_config(&config, &policy(&config)))?;
     say(&authority.describe());
     for notice in notices {
         complain(&notice.to_string());
@@ -216,7 +283,13 @@ fn ca_init(file: Option<&Path>) -> anyhow::Result<()> {
 
 fn ca_renew(file: Option<&Path>) -> anyhow::Result<()> {
     let config = load(file)?;
-    let (authority, _) = app::authority(&config, &policy(&config))?;
+    let policy = policy(&config);
+    // There must be something to renew.
+    Authority::open(&app::ca_config(&config, &policy))?;
+    let (authority, notices) = app::authority(&config, &policy)?;
+    for notice in notices {
+        complain(&notice.to_string());
+    }
     let renewed = authority.renew()?;
     say(&renewed.describe());
     complain(
@@ -224,6 +297,26 @@ fn ca_renew(file: Option<&Path>) -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+/// An error and its causes, where a cause says what the error has not said already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// An argument that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misused(String);
 
 fn policy(config: &Config) -> Policy {
     Policy::new(
@@ -234,7 +327,13 @@ fn policy(config: &Config) -> Policy {
 }
 
 fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
-    Config::load(file, std::env::vars())
+    // Only ours: what others put into the environment need not be text.
+    let ours = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        name.starts_with("PIERHEAD_")
+            .then(|| (name, value.to_string_lossy().into_owned()))
+    });
+    Config::load(file, ours)
 }
 
 /// Prints to standard output; a reader that has gone is no error.

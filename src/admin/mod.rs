@@ -1,16 +1,22 @@
 //! The separate listener of those who run the gateway: health and metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::telemetry::metrics::Metrics;
 use crate::wire::drain::Drain;
+use crate::wire::pace::{Paced, Patience};
 
 #[derive(Clone)]
 struct Shared {
@@ -19,7 +25,7 @@ struct Shared {
 }
 
 /// Serves until the drain begins.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, drain: Drain) {
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patience, drain: Drain) {
     let shared = Shared {
         metrics,
         drain: drain.clone(),
@@ -29,12 +35,37 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, drain: Drain) {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .with_state(shared);
-    let ending = async move { drain.begun().await };
-    if let Err(e) = axum::serve(listener, router)
-        .with_graceful_shutdown(ending)
-        .await
-    {
-        tracing::error!(error = %e, "the admin listener ended");
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = drain.begun() => return,
+            accepted = listener.accept() => accepted,
+        };
+        // Without a place, or a descriptor, it closes: whoever asks will ask again.
+        let (Ok((socket, _)), Ok(place)) = (accepted, places.clone().try_acquire_owned()) else {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let ending = drain.clone();
+        drain.spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(patience.idle)
+                .serve_connection(TokioIo::new(Paced::new(socket, patience)), service);
+            tokio::pin!(connection);
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                () = ending.begun() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(e) = result {
+                tracing::debug!(error = %e, "an admin connection ended");
+            }
+            drop(place);
+        });
     }
 }
 
@@ -71,3 +102,6 @@ async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
 fn json(status: StatusCode, text: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
+
+const MOST_CONNECTIONS: usize = 256;
+const BREATH: Duration = Duration::from_millis(10);

@@ -152,6 +152,10 @@ impl Flight {
     /// Downloads, verifies, commits. Owned by a task of its own.
     pub(super) async fn run(self: Arc<Self>, cache: Arc<Cache>) {
         cache.metrics.downloads_active.inc();
+        let _end = EndInAnyCase {
+            flight: self.clone(),
+            cache: cache.clone(),
+        };
         let resumed = cache.space.unpark(&self.digest);
         let store = cache.store.clone();
         let key = Key::blob(&self.digest);
@@ -165,7 +169,12 @@ impl Flight {
         };
         let result = match opened {
             Err(e) => Err((Failure::NoRoom(e.to_string()), None)),
+            Ok(spool) if room.grow(spool.written()).await.is_err() => Err((
+                Failure::NoRoom("not even for what an earlier try left".into()),
+                Some(spool),
+            )),
             Ok(spool) => {
+                room.wrote(spool.written());
                 if resumed && spool.written() > 0 {
                     info!(digest = %self.digest, at = spool.written(), "resuming a broken download");
                 }
@@ -207,7 +216,6 @@ impl Flight {
                 Ok(fetched) => {
                     if !self.state.borrow().headed {
                         patience = Backoff::new(AFTER_THE_HEAD);
-                        cache.index.set_member(self.member.clone()).await;
                     }
                     match self.receive(fetched, spool, room, cache).await {
                         Received::Whole(done) => match done.verify() {
@@ -227,6 +235,20 @@ impl Flight {
                         Received::NoRoom(kept, why) => {
                             return Err((Failure::NoRoom(why), kept));
                         }
+                        Received::TooLong(kept, total) => {
+                            // None of it can be right, so none of it is kept.
+                            if let Some(kept) = kept {
+                                kept.discard();
+                            }
+                            let message =
+                                format!("upstream sent more than the {total} bytes it announced");
+                            let gone = Gone {
+                                message,
+                                timeout: false,
+                                retry: false,
+                            };
+                            return Err((Failure::Gone(gone), None));
+                        }
                     }
                 }
                 Err(FetchError::PastTheEnd { total }) => {
@@ -235,7 +257,7 @@ impl Flight {
                         self.head_is(&spool, Some(offset));
                         return Ok(spool);
                     }
-                    if self.state.borrow().headed {
+                    if self.state.borrow().headed || offset == 0 {
                         return Err((
                             Failure::Gone(Gone {
                                 message: format!("upstream has no byte {offset} of it any more"),
@@ -265,7 +287,7 @@ impl Flight {
             let Some(wait) = patience.wait() else {
                 return Err((failure.into(), Some(spool)));
             };
-            debug!(digest = %self.digest, at = spool.written(), ?wait, ?failure, "trying again");
+            debug!(digest = %self.digest, at = spool.written(), ?wait, why = %failure, "trying again");
             cache.metrics.resumes.inc();
             tokio::time::sleep(wait.max(retry_after(&failure))).await;
         }
@@ -301,6 +323,9 @@ impl Flight {
             // What an earlier try left is longer than the blob: it is none of it.
             if let Err(e) = spool.restart() {
                 return Received::NoRoom(Some(spool), e.to_string());
+            }
+            if start > 0 {
+                return Received::Broken(spool, broken("what was left is none of it".into()));
             }
         }
         if let Err(e) = room
@@ -367,13 +392,13 @@ impl Flight {
                             continue;
                         }
                         arrived += data.len() as u64;
+                        if let Some(total) = total && arrived > total {
+                            let spool = settled(idle.take(), writing.take()).await;
+                            return Received::TooLong(spool, total);
+                        }
                         if total.is_none() && arrived > room.bytes()
                             && let Err(e) = room.grow(arrived + UNKNOWN_STEP).await {
-                            let spool = match (idle.take(), writing.take()) {
-                                (Some(spool), _) => Some(spool),
-                                (None, Some(writing)) => writing.await.ok().map(|(spool, _)| spool),
-                                (None, None) => None,
-                            };
+                            let spool = settled(idle.take(), writing.take()).await;
                             return Received::NoRoom(spool, e.to_string());
                         }
                         queued += data.len();
@@ -396,6 +421,8 @@ impl Flight {
 
     async fn commit(&self, spool: Spool, room: Reservation, cache: &Cache) {
         let size = spool.written();
+        // The bytes are the blob's, so upstream has shown it in the repository it was asked through.
+        cache.index.set_member(self.member.clone()).await;
         // Who has the last byte may find the blob here after a crash, and its membership with it.
         let _ = cache.index.flush().await;
         // Followers may have the rest now; the disk's own business need not hold them up.
@@ -442,6 +469,21 @@ impl Flight {
     }
 }
 
+/// Followers must hear of the end even of a download that panicked.
+struct EndInAnyCase {
+    flight: Arc<Flight>,
+    cache: Arc<Cache>,
+}
+
+impl Drop for EndInAnyCase {
+    fn drop(&mut self) {
+        if self.flight.state.borrow().end.is_none() {
+            let gone = broken("the download failed inside the gateway".into());
+            self.flight.fail(&self.cache, Failure::Gone(gone));
+        }
+    }
+}
+
 // === impl Failure ===
 
 impl From<FetchError> for Failure {
@@ -456,7 +498,20 @@ impl From<FetchError> for Failure {
     }
 }
 
+type Writing = JoinHandle<(Spool, io::Result<()>)>;
+
+/// The spool, wherever it is.
+async fn settled(idle: Option<Spool>, writing: Option<Writing>) -> Option<Spool> {
+    match (idle, writing) {
+        (Some(spool), _) => Some(spool),
+        (None, Some(writing)) => writing.await.ok().map(|(spool, _)| spool),
+        (None, None) => None,
+    }
+}
+
 enum Received {
+    /// More bytes than upstream itself had announced.
+    TooLong(Option<Spool>, u64),
     Whole(Spool),
     Broken(Spool, Gone),
     NoRoom(Option<Spool>, String),

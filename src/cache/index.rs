@@ -7,17 +7,18 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::backends::InMemoryBackend;
 use redb::{
     Builder, Database, Durability, Error, ReadableDatabase, ReadableTable, TableDefinition,
-    TableError, WriteTransaction,
+    WriteTransaction,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use crate::oci::digest::{Algorithm, Digest};
 use crate::store::Key;
 
 /// What is known of one object.
@@ -45,13 +46,20 @@ pub struct TagRecord {
 /// The index of one cache directory.
 #[derive(Debug)]
 pub struct Index {
-    db: Arc<Database>,
+    db: Arc<Db>,
     path: Option<PathBuf>,
     writer: mpsc::Sender<Op>,
     touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
     used_at_open: u64,
     /// The files have to be walked: there was no usable index.
     rebuild: bool,
+}
+
+/// The database, which an I/O error closes for good: it is opened anew then.
+#[derive(Debug)]
+struct Db {
+    open: RwLock<Option<Database>>,
+    path: Option<PathBuf>,
 }
 
 /// The index could not take a change; the cache goes on, a little more forgetful.
@@ -66,6 +74,9 @@ enum Op {
     Tag(String, Option<TagRecord>),
     Member(Vec<u8>, u64),
     Grant([u8; 32], Option<u64>),
+    Walked(Ack),
+    /// Tags and grants older than this.
+    Prune(u64),
     Flush(Ack),
 }
 
@@ -79,8 +90,8 @@ impl Index {
     pub fn open(dir: &Path) -> Self {
         let path = dir.join("index.redb");
         let existed = path.exists();
-        let (db, path, rebuild) = match create(&path) {
-            Ok(db) => (db, Some(path), !existed),
+        let (db, path, broken) = match create(&path) {
+            Ok(db) => (db, Some(path), false),
             Err(e) if existed && is_broken(&e) => {
                 let aside = path.with_extension("redb.broken");
                 warn!(error = %e, aside = %aside.display(), "the cache index is unreadable; it is set aside and rebuilt from the files");
@@ -94,8 +105,12 @@ impl Index {
             }
             Err(e) => in_memory(&e),
         };
-        let used_at_open = read_used(&db);
-        let db = Arc::new(db);
+        let used_at_open = read_meta(&db, USED).unwrap_or(0);
+        let rebuild = broken || read_meta(&db, WALKED).is_none();
+        let db = Arc::new(Db {
+            open: RwLock::new(Some(db)),
+            path: path.clone(),
+        });
         let touched = Arc::new(Mutex::new(HashMap::new()));
         let (writer, ops) = mpsc::channel(4096);
         let thread = Writer {
@@ -139,15 +154,18 @@ impl Index {
 
     /// What is known of `key`.
     pub fn object(&self, key: &Key) -> Option<ObjectInfo> {
-        let read = self.db.begin_read().ok()?;
-        let table = read.open_table(OBJECTS).ok()?;
-        let value = table.get(key.to_bytes().as_slice()).ok()??;
-        let (size, last_use, media_type) = value.value();
-        Some(ObjectInfo {
-            size,
-            last_use,
-            media_type: media_type.to_owned(),
-        })
+        self.db.read(|db| {
+            let table = db.begin_read()?.open_table(OBJECTS)?;
+            let value = table.get(key.to_bytes().as_slice())?;
+            Ok(value.map(|value| {
+                let (size, last_use, media_type) = value.value();
+                ObjectInfo {
+                    size,
+                    last_use,
+                    media_type: media_type.to_owned(),
+                }
+            }))
+        })?
     }
 
     /// Makes an object known, durably. Answers once it is on disk.
@@ -158,6 +176,26 @@ impl Index {
             media_type,
         };
         self.acked(|ack| Op::Insert(key, info, ack)).await
+    }
+
+    /// Makes a found object known; written with the next batch.
+    pub async fn adopt(&self, key: Key, size: u64) {
+        let info = ObjectInfo {
+            size,
+            last_use: now_micros(),
+            media_type: String::new(),
+        };
+        self.send(Op::Insert(key, info, None)).await;
+    }
+
+    /// Notes that every file is known from here on.
+    pub async fn walked(&self) -> Result<(), IndexError> {
+        self.acked(Op::Walked).await
+    }
+
+    /// Forgets tags and grants that were last confirmed before `oldest`, in seconds since the epoch.
+    pub async fn prune(&self, oldest: u64) {
+        self.send(Op::Prune(oldest)).await;
     }
 
     /// Forgets objects whose files are gone.
@@ -177,8 +215,8 @@ impl Index {
 
     /// Up to `limit` objects, least recently used first, for which `wanted` holds.
     pub fn coldest(&self, limit: usize, mut wanted: impl FnMut(&Key) -> bool) -> Vec<(Key, u64)> {
-        let mut found = || -> Result<Vec<(Key, u64)>, Error> {
-            let read = self.db.begin_read()?;
+        let listed = self.db.read(|db| {
+            let read = db.begin_read()?;
             let lru = read.open_table(LRU)?;
             let objects = read.open_table(OBJECTS)?;
             let mut found = Vec::new();
@@ -202,23 +240,22 @@ impl Index {
                 }
             }
             Ok(found)
-        };
-        found().unwrap_or_default()
+        });
+        listed.unwrap_or_default()
     }
 
     /// The record of `tag_key`, see [`tag_key`].
     pub fn tag(&self, tag_key: &str) -> Option<TagRecord> {
-        let read = self.db.begin_read().ok()?;
-        let table = read.open_table(TAGS).ok()?;
-        let value = table.get(tag_key).ok()??;
-        Some(tag_record(value.value()))
+        self.db.read(|db| {
+            let table = db.begin_read()?.open_table(TAGS)?;
+            Ok(table.get(tag_key)?.map(|value| tag_record(value.value())))
+        })?
     }
 
     /// All records of one tag, whatever `Accept` they answer.
     pub fn tag_variants(&self, tag_prefix: &str) -> Vec<TagRecord> {
-        let found = || -> Result<Vec<TagRecord>, Error> {
-            let read = self.db.begin_read()?;
-            let table = read.open_table(TAGS)?;
+        let listed = self.db.read(|db| {
+            let table = db.begin_read()?.open_table(TAGS)?;
             let mut found = Vec::new();
             for entry in table.range(tag_prefix..)?.take(MOST_VARIANTS) {
                 let (key, value) = entry?;
@@ -228,8 +265,8 @@ impl Index {
                 found.push(tag_record(value.value()));
             }
             Ok(found)
-        };
-        found().unwrap_or_default()
+        });
+        listed.unwrap_or_default()
     }
 
     /// Remembers or (`None`) forgets a tag.
@@ -239,11 +276,9 @@ impl Index {
 
     /// Whether an upstream has shown this member; see `access`.
     pub fn member(&self, member: &[u8]) -> bool {
-        let known = || -> Result<bool, Error> {
-            let read = self.db.begin_read()?;
-            Ok(read.open_table(MEMBERS)?.get(member)?.is_some())
-        };
-        known().unwrap_or(false)
+        self.db
+            .read(|db| Ok(db.begin_read()?.open_table(MEMBERS)?.get(member)?.is_some()))
+            .unwrap_or(false)
     }
 
     pub async fn set_member(&self, member: Vec<u8>) {
@@ -252,10 +287,10 @@ impl Index {
 
     /// When the grant was last proven, in seconds since the epoch.
     pub fn grant(&self, grant: &[u8; 32]) -> Option<u64> {
-        let read = self.db.begin_read().ok()?;
-        let table = read.open_table(GRANTS).ok()?;
-        let value = table.get(grant.as_slice()).ok()??;
-        Some(value.value())
+        self.db.read(|db| {
+            let table = db.begin_read()?.open_table(GRANTS)?;
+            Ok(table.get(grant.as_slice())?.map(|value| value.value()))
+        })?
     }
 
     /// Remembers or (`None`) revokes a grant.
@@ -278,6 +313,9 @@ impl Index {
 
 /// The key under which a tag's answer to one kind of `Accept` is remembered.
 pub fn tag_key(origin: &str, repository: &str, tag: &str, accept: &str) -> String {
+    // A client's `Accept` may be of any length; the key is not.
+    let accept = Digest::of(Algorithm::Sha256, accept.as_bytes());
+    let accept = &accept.hex()[..32];
     format!("{}{accept}", tag_prefix(origin, repository, tag))
 }
 
@@ -294,7 +332,7 @@ pub fn now_seconds() -> u64 {
 // === impl Writer ===
 
 struct Writer {
-    db: Arc<Database>,
+    db: Arc<Db>,
     ops: mpsc::Receiver<Op>,
     touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
 }
@@ -307,10 +345,12 @@ impl Writer {
             let result = self.write(&batch, touched);
             if let Err(e) = &result {
                 warn!(error = %e, "the cache index could not be written");
+                self.db.reopen();
             }
             for op in batch.drain(..) {
                 if let Op::Insert(_, _, Some(ack))
                 | Op::Remove(_, Some(ack))
+                | Op::Walked(Some(ack))
                 | Op::Flush(Some(ack)) = op
                 {
                     let answer = match &result {
@@ -324,7 +364,9 @@ impl Writer {
     }
 
     fn write(&self, batch: &[Op], touched: HashMap<Vec<u8>, u64>) -> Result<(), Error> {
-        let mut txn = self.db.begin_write()?;
+        let open = self.db.open.read().unwrap_or_else(PoisonError::into_inner);
+        let db = open.as_ref().ok_or(Error::DatabaseClosed)?;
+        let mut txn = db.begin_write()?;
         // A crash must not cost a walk of the whole index at the next start.
         txn.set_quick_repair(true);
         // Last uses alone may be lost: they are a guess at the future anyway.
@@ -335,6 +377,27 @@ impl Writer {
         apply(&txn, batch, touched)?;
         txn.commit()?;
         Ok(())
+    }
+}
+
+// === impl Db ===
+
+impl Db {
+    fn read<T>(&self, look: impl FnOnce(&Database) -> Result<T, Error>) -> Option<T> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        look(open.as_ref()?).ok()
+    }
+
+    /// After an error nothing more can be written through the old handle.
+    fn reopen(&self) {
+        let Some(path) = &self.path else { return };
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // The old handle holds the file's lock.
+        *open = None;
+        match create(path) {
+            Ok(db) => *open = Some(db),
+            Err(e) => warn!(error = %e, "the cache index cannot be opened again yet"),
+        }
     }
 }
 
@@ -419,6 +482,13 @@ fn apply(
             Op::Grant(grant, None) => {
                 grants.remove(grant.as_slice())?;
             }
+            Op::Walked(_) => {
+                meta.insert(WALKED, 1)?;
+            }
+            Op::Prune(oldest) => {
+                tags.retain(|_, (_, _, _, confirmed)| confirmed >= *oldest)?;
+                grants.retain(|_, at| at >= *oldest)?;
+            }
             Op::Flush(_) => {}
         }
     }
@@ -478,17 +548,12 @@ fn restrict(path: &Path) {
     let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
 }
 
-fn read_used(db: &Database) -> u64 {
-    let used = || -> Result<u64, Error> {
-        let read = db.begin_read()?;
-        let table = match read.open_table(META) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(0),
-            Err(e) => return Err(e.into()),
-        };
-        Ok(table.get(USED)?.map_or(0, |v| v.value()))
+fn read_meta(db: &Database, name: &str) -> Option<u64> {
+    let value = || -> Result<Option<u64>, Error> {
+        let table = db.begin_read()?.open_table(META)?;
+        Ok(table.get(name)?.map(|value| value.value()))
     };
-    used().unwrap_or(0)
+    value().ok()?
 }
 
 fn tag_record((digest, media_type, size, confirmed): (&str, &str, u64, u64)) -> TagRecord {
@@ -517,6 +582,8 @@ const MEMBERS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("members")
 const GRANTS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("grants");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const USED: &str = "used";
+/// Present once every file on disk was known.
+const WALKED: &str = "walked";
 const BLOCK: u64 = 4096;
 const CACHE: usize = 16 << 20;
 const MOST_VARIANTS: usize = 64;
@@ -524,7 +591,6 @@ const MOST_VARIANTS: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::digest::{Algorithm, Digest};
 
     fn key(name: &str) -> Key {
         Key::blob(&Digest::of(Algorithm::Sha256, name.as_bytes()))
@@ -558,7 +624,7 @@ mod tests {
         // The writer's thread lets go of the file when its channel closes.
         let index = loop {
             let again = Index::open(dir.path());
-            if again.path.is_some() && !again.rebuild {
+            if again.path.is_some() {
                 break again;
             }
             std::thread::yield_now();

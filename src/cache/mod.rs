@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tracing::{info, warn};
@@ -20,12 +20,13 @@ use tracing::{info, warn};
 use self::flight::Flight;
 use self::index::Index;
 pub use self::open::Object;
-use self::open::OpenObjects;
+use self::open::{OpenObjects, Removal};
 use self::origin::Origin;
 use self::space::{Bounds, Reservation, Space};
 use crate::oci::digest::Digest;
 use crate::store::{Key, Kind, Partial, Spool, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
+use crate::wire::turns::Turns;
 
 /// `[cache]`, as far as the bytes are concerned.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub struct Cache {
     space: Arc<Space>,
     open: Arc<OpenObjects>,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    turns: Turns,
     /// Manifests are small and asked for often.
     manifests: moka::sync::Cache<Digest, Manifest>,
     metrics: Arc<Metrics>,
@@ -79,6 +81,7 @@ impl Cache {
             space,
             open,
             flights: Mutex::default(),
+            turns: Turns::default(),
             manifests: moka::sync::Cache::builder()
                 .max_capacity(MANIFEST_MEMORY)
                 .weigher(|_, manifest: &Manifest| {
@@ -89,16 +92,25 @@ impl Cache {
         }))
     }
 
-    /// Sweeps now and then. Never ends.
-    pub async fn keep_house(self: Arc<Self>) {
+    /// Sweeps now and then; tags and grants are kept for `offline_for`. Never ends.
+    pub async fn keep_house(self: Arc<Self>, offline_for: Duration) {
         if self.index.wants_rebuild() {
             self.rebuild().await;
         }
         let mut every = tokio::time::interval(SWEEP_EVERY);
+        let mut pruned = Instant::now();
         loop {
             every.tick().await;
             self.space.sweep_parked(PARKED_FOR);
             let _ = self.index.flush().await;
+            if pruned.elapsed() >= PRUNE_EVERY {
+                pruned = Instant::now();
+                // What counts for nothing any more, not even while upstream is away.
+                let age = offline_for.max(PRUNE_EVERY).as_secs();
+                self.index
+                    .prune(index::now_seconds().saturating_sub(age))
+                    .await;
+            }
         }
     }
 
@@ -108,15 +120,20 @@ impl Cache {
     }
 
     /// A complete blob.
-    pub async fn blob(&self, digest: &Digest) -> Option<Object> {
+    pub async fn blob(self: &Arc<Self>, digest: &Digest) -> Option<Object> {
         if let Some(object) = self.lookup(&Key::blob(digest)).await {
             return Some(object);
         }
-        if self.space.take_found(digest) {
-            self.revive(digest).await;
-            return self.lookup(&Key::blob(digest)).await;
+        if !self.space.was_found(digest) {
+            return None;
         }
-        None
+        // One looks at what a dead process left, in a task of its own; the others wait for it.
+        let _turn = self.turns.take(digest.to_string()).await;
+        if self.space.take_found(digest) {
+            let (cache, digest) = (self.clone(), digest.clone());
+            let _ = tokio::spawn(async move { cache.revive(&digest).await }).await;
+        }
+        self.lookup(&Key::blob(digest)).await
     }
 
     /// A cached manifest. The first read comes from disk.
@@ -152,7 +169,22 @@ impl Cache {
 
     /// Keeps a manifest whose bytes were verified to be `manifest.digest`. A full disk only means
     /// that it is asked for again.
-    pub async fn keep_manifest(&self, manifest: &Manifest) {
+    pub async fn keep_manifest(self: &Arc<Self>, manifest: &Manifest) {
+        let (cache, manifest) = (self.clone(), manifest.clone());
+        // In a task of its own: a caller that is cut off must not leave it half kept.
+        let _ = tokio::spawn(async move { cache.keep_manifest_now(&manifest).await }).await;
+    }
+
+    async fn keep_manifest_now(&self, manifest: &Manifest) {
+        let _turn = self.turns.take(manifest.digest.to_string()).await;
+        if self.manifests.contains_key(&manifest.digest)
+            && self
+                .lookup(&Key::manifest(&manifest.digest))
+                .await
+                .is_some()
+        {
+            return;
+        }
         let kept = async {
             let size = manifest.bytes.len() as u64;
             let room = self
@@ -227,16 +259,21 @@ impl Cache {
             }
         };
         let known = self.index.object(key);
-        if let Some(known) = known
+        if let Some(known) = &known
             && known.size != object.size()
         {
             warn!(digest = %key.digest, was = known.size, is = object.size(), "a cached file was damaged; it is fetched anew");
             drop(object);
-            if matches!(self.open.remove(&self.store, key), Ok(true)) {
+            if let Ok(Removal::Gone(trash)) = self.open.remove(&self.store, key) {
+                let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
                 self.space.forget(known.size);
                 let _ = self.index.remove(vec![key.clone()]).await;
             }
             return None;
+        }
+        // A blob on disk that no download is about to make known: it was missed somehow.
+        if known.is_none() && key.kind == Kind::Blob && self.flight(&key.digest).is_none() {
+            self.adopt(key.clone(), object.size()).await;
         }
         self.index.touch(key);
         Some(object)
@@ -345,22 +382,26 @@ impl Cache {
             }
         }
         match walk.await {
-            Ok(Ok(())) if count > 0 => info!(count, "the cache index was rebuilt from the files"),
+            Ok(Ok(())) => {
+                let _ = self.index.walked().await;
+                if count > 0 {
+                    info!(count, "the cache index was rebuilt from the files");
+                }
+            }
             Ok(Err(e)) => warn!(error = %e, "the cache directory cannot be walked"),
-            _ => {}
+            Err(_) => {}
         }
     }
 
     async fn adopt(&self, key: Key, size: u64) {
         self.space.adopt(size);
-        if let Err(e) = self.index.insert(key.clone(), size, String::new()).await {
-            warn!(digest = %key.digest, error = %e, "an object on disk could not be made known");
-        }
+        self.index.adopt(key, size).await;
     }
 }
 
 /// Bytes of manifests kept in memory.
 const MANIFEST_MEMORY: u64 = 64 << 20;
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A broken download waits this long for somebody to resume it.
 const PARKED_FOR: Duration = Duration::from_secs(3600);

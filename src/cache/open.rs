@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::store::{Key, Store};
+use crate::store::{Key, Store, Trash};
 
 /// A complete object, open for reading. As long as one clone lives it is not evicted.
 #[derive(Clone, Debug)]
@@ -60,16 +60,28 @@ impl OpenObjects {
         open.get(key).is_some_and(|file| file.strong_count() > 0)
     }
 
-    /// Removes the file of `key` unless somebody reads it; answers whether it is gone. Blocking.
-    pub fn remove(&self, store: &Store, key: &Key) -> io::Result<bool> {
+    /// Takes the file of `key` out of the store unless somebody reads it. Blocking, though briefly: the
+    /// file itself goes when the answer is dropped.
+    pub fn remove(&self, store: &Store, key: &Key) -> io::Result<Removal> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.get(key).is_some_and(|file| file.strong_count() > 0) {
-            return Ok(false);
+            return Ok(Removal::InUse);
         }
         open.remove(key);
-        store.remove(key)?;
-        Ok(true)
+        Ok(match store.take_out(key)? {
+            Some(trash) => Removal::Gone(trash),
+            None => Removal::WasGone,
+        })
     }
+}
+
+/// What became of a removal.
+#[derive(Debug)]
+pub enum Removal {
+    InUse,
+    /// To be dropped where blocking is no harm.
+    Gone(Trash),
+    WasGone,
 }
 
 const SWEEP_AT: usize = 1024;

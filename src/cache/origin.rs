@@ -60,6 +60,16 @@ pub struct Backoff {
 
 // === impl FetchError ===
 
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(answer) => write!(f, "upstream answered {}", answer.status()),
+            Self::PastTheEnd { .. } => f.write_str("upstream has no bytes there"),
+            Self::Gone(gone) => gone.fmt(f),
+        }
+    }
+}
+
 impl FetchError {
     /// Whether the same question may be answered better a moment later.
     pub fn may_pass(&self) -> bool {

@@ -21,7 +21,8 @@ use crate::wire::body::Body;
 
 /// A part of a blob on its way to one client.
 pub struct Reader {
-    file: Arc<File>,
+    /// `None` once the bytes come from upstream.
+    file: Option<Arc<File>>,
     at: u64,
     /// Exclusive; `None` until a blob of unknown size has ended.
     end: Option<u64>,
@@ -47,7 +48,7 @@ impl Reader {
     /// Reads `start..end` (exclusive) of a complete object.
     pub fn complete(object: Object, start: u64, end: u64) -> Self {
         Self {
-            file: object.file(),
+            file: Some(object.file()),
             at: start,
             end: Some(end.min(object.size())),
             source: Source::Complete { _object: object },
@@ -63,7 +64,7 @@ impl Reader {
         own: Arc<dyn Origin>,
     ) -> Self {
         Self {
-            file,
+            file: Some(file),
             at: start,
             end,
             source: Source::Growing { digest, state, own },
@@ -100,21 +101,35 @@ impl Reader {
         if self.at >= ready {
             return Ok(None);
         }
-        let chunk = read(&self.file, self.at, ready).await?;
+        let Some(file) = &self.file else {
+            return Ok(None);
+        };
+        let chunk = read(file, self.at, ready).await?;
         self.at += chunk.len() as u64;
         Ok(Some(chunk))
     }
 
     /// The disk gave up: the rest comes from upstream, still verified where the whole is read.
     async fn go_on_alone(&mut self) -> io::Result<Option<Bytes>> {
-        let Source::Growing { digest, own, state } = &self.source else {
+        let (Source::Growing { digest, own, state }, Some(file)) =
+            (&self.source, self.file.clone())
+        else {
             return Ok(None);
         };
-        let end = self.end.or(state.borrow().total);
-        let mut passing =
-            Passthrough::resume(own.clone(), digest.clone(), self.file.clone(), self.at, end)
-                .await?;
+        let total = state.borrow().total;
+        let end = self.end.or(total);
+        let mut passing = Passthrough::resume(
+            own.clone(),
+            digest.clone(),
+            file,
+            self.at,
+            end,
+            end == total,
+        )
+        .await?;
         let first = passing.next().await;
+        // The disk is full: the space of the file must not wait for this client.
+        self.file = None;
         self.source = Source::Passing(Box::new(passing));
         first
     }

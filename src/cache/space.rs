@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::index::{Index, on_disk};
-use super::open::OpenObjects;
+use super::open::{OpenObjects, Removal};
 use crate::oci::digest::Digest;
 use crate::store::{Key, Store};
 use crate::telemetry::metrics::Metrics;
@@ -142,6 +142,11 @@ impl Space {
         self.park_as(digest, room, size, true);
     }
 
+    /// Whether a dead process left a download of it that nobody has looked at yet.
+    pub fn was_found(&self, digest: &Digest) -> bool {
+        self.parked().get(digest).is_some_and(|parked| parked.found)
+    }
+
     /// Hands over a broken download that a dead process left, if nobody has looked at it yet.
     pub fn take_found(&self, digest: &Digest) -> bool {
         let mut parked = self.parked();
@@ -189,6 +194,7 @@ impl Space {
         if bytes.saturating_add(self.overhead()) > self.bounds.max_size {
             return Err(no(format!("cache.max_size is {}", self.bounds.max_size)));
         }
+        let mut freed_for_disk = 0;
         loop {
             let over = self
                 .used()
@@ -196,12 +202,13 @@ impl Space {
                 .saturating_sub(self.bounds.max_size);
             let free = self.store.free().map_err(|e| no(e.to_string()))?;
             let spoken_for = self.pending.load(Ordering::Relaxed);
+            // Some file systems give space back only a while after a file went.
             let short = self
                 .bounds
                 .min_free
                 .saturating_add(bytes)
                 .saturating_add(spoken_for)
-                .saturating_sub(free);
+                .saturating_sub(free.saturating_add(freed_for_disk));
             let needed = over.max(short);
             if needed == 0 {
                 self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -216,6 +223,8 @@ impl Space {
                     "{needed} bytes over cache.{bound} and nothing left that may go"
                 )));
             }
+            let now_free = self.store.free().map_err(|e| no(e.to_string()))?;
+            freed_for_disk += freed.saturating_sub(now_free.saturating_sub(free));
         }
     }
 
@@ -235,34 +244,63 @@ impl Space {
             let cold = self
                 .index
                 .coldest(EVICT_BATCH, |key| !self.open.is_open(key));
-            if cold.is_empty() {
+            let mut enough = freed;
+            let chosen: Vec<(Key, u64)> = cold
+                .into_iter()
+                .take_while(|(_, size)| {
+                    let wanted = enough < needed;
+                    enough += on_disk(*size);
+                    wanted
+                })
+                .collect();
+            if chosen.is_empty() {
                 break;
             }
-            let mut gone = Vec::new();
-            for (key, size) in cold {
-                if freed >= needed {
-                    break;
-                }
-                match self.open.remove(&self.store, &key) {
-                    Ok(true) => {}
-                    // Opened since it was listed: it stays.
-                    Ok(false) => continue,
-                    Err(e) => {
-                        warn!(digest = %key.digest, error = %e, "an object cannot be removed");
-                        continue;
-                    }
-                }
-                debug!(digest = %key.digest, size, "evicted");
-                freed += on_disk(size);
-                self.forget(size);
-                self.metrics.evictions.inc();
-                gone.push(key);
-            }
-            if gone.is_empty() || self.index.remove(gone).await.is_err() {
+            let Some(gone) = self.remove(chosen).await else {
                 break;
-            }
+            };
+            freed += gone;
         }
         freed
+    }
+
+    /// Takes objects out of the index and then off the disk, so that whoever downloads one of them
+    /// anew meets no late word about the old one. `None` where the index takes no change.
+    async fn remove(&self, chosen: Vec<(Key, u64)>) -> Option<u64> {
+        let mut going = Vec::new();
+        for (key, size) in chosen {
+            if self.store.mark(&key).is_ok() {
+                going.push((key, size));
+            }
+        }
+        let keys = going.iter().map(|(key, _)| key.clone()).collect();
+        if self.index.remove(keys).await.is_err() {
+            // The marks stay: the next start sorts it out.
+            return None;
+        }
+        let mut freed = 0;
+        let mut trash = Vec::new();
+        for (key, size) in going {
+            match self.open.remove(&self.store, &key) {
+                Ok(Removal::Gone(file)) => {
+                    debug!(digest = %key.digest, size, "evicted");
+                    freed += on_disk(size);
+                    self.forget(size);
+                    self.metrics.evictions.inc();
+                    trash.push(file);
+                }
+                Ok(Removal::WasGone) => self.forget(size),
+                // Opened since it was listed: it stays, and is known again.
+                Ok(Removal::InUse) => self.index.adopt(key.clone(), size).await,
+                Err(e) => {
+                    warn!(digest = %key.digest, error = %e, "an object cannot be removed");
+                    self.index.adopt(key.clone(), size).await;
+                }
+            }
+            let _ = self.store.settle(&key);
+        }
+        let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
+        Some(freed)
     }
 
     fn drop_parked(&self, digest: &Digest) -> u64 {

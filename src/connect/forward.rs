@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{Gateway, Peer, denied, plain, shown};
-use crate::policy::{Action, Host, Target, Via};
+use crate::policy::{Action, Target, Via};
 use crate::registry::{Answer, Call, endpoint};
 use crate::telemetry::access::{self, Line, Outcome};
 use crate::upstream::FaultKind;
@@ -30,11 +30,18 @@ impl Gateway {
                 "pierhead: only http:// goes through in absolute form; for https:// use CONNECT\n",
             );
         }
-        let host = match uri.host().unwrap_or_default().parse::<Host>() {
-            Ok(host) => host,
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let host = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
+        let with_port = match host.rsplit_once(':') {
+            Some((_, port)) if !port.contains(']') => host.to_owned(),
+            _ => format!("{host}:80"),
+        };
+        let target: Target = match with_port.parse() {
+            Ok(target) => target,
             Err(e) => return plain(StatusCode::BAD_REQUEST, format!("pierhead: {e}\n")),
         };
-        let target = Target::new(host, uri.port_u16().unwrap_or(80));
         let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut line = Line {
             client: peer.client,
@@ -62,12 +69,13 @@ impl Gateway {
                 };
                 line.registry.clone_from(&site.registry.name);
                 let call = Call {
-                    site,
                     endpoint,
                     method: request.method().clone(),
                     path_and_query: path_and_query.to_owned(),
                     headers: request.headers().clone(),
                     client: peer.client,
+                    identity: self.registries.identify(&site, request.headers()),
+                    site,
                 };
                 let body = self.request_body(request.into_body());
                 let answer = self.registries.serve(call, body).await;
@@ -89,8 +97,12 @@ impl Gateway {
                         Answer::new(plain(status, format!("pierhead: {fault}\n")), outcome)
                     }
                 };
+                let rule = match answer.outcome {
+                    Outcome::Denied => "upstream.allow_private".into(),
+                    _ => verdict.rule.to_string(),
+                };
                 let answer = Answer {
-                    rule: verdict.rule.to_string(),
+                    rule,
                     reference: line.reference.clone(),
                     ..answer
                 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::uri::Authority;
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -56,7 +56,11 @@ impl Gateway {
         };
         let pace = socket.pace().clone();
         // The socket's own patience bounds the handshake.
-        let tls = match TlsAcceptor::from(config).accept(socket).await {
+        let accepted = tokio::select! {
+            accepted = TlsAcceptor::from(config).accept(socket) => accepted,
+            () = peer.drain.begun() => return,
+        };
+        let tls = match accepted {
             Ok(tls) => tls,
             Err(e) => {
                 self.metrics.handshake("failed");
@@ -65,6 +69,7 @@ impl Gateway {
             }
         };
         self.metrics.handshake("ok");
+        pace.rest();
         let named = tls.get_ref().1.server_name();
         let misnamed = named
             .filter(|name| {
@@ -106,7 +111,7 @@ impl Gateway {
 
 impl Inside {
     async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Body> {
-        let mut line = Line {
+        let line = Line {
             client: self.peer.client,
             user: None,
             method: request.method().to_string(),
@@ -125,6 +130,12 @@ impl Inside {
                 "pierhead: this request has passed this gateway before\n",
             );
         }
+        if request.method() == Method::CONNECT {
+            return plain(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "pierhead: CONNECT leads through the proxy port, not through a tunnel\n",
+            );
+        }
         if let Err(wrong) = self.names_the_target(&request) {
             let error = OciError::new(
                 Code::Denied,
@@ -133,8 +144,9 @@ impl Inside {
                     self.target
                 ),
             );
-            let answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
-            line.outcome = Outcome::Denied;
+            let mut answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
+            answer.outcome = Outcome::Denied;
+            answer.rule = "Host and SNI name the CONNECT target".into();
             let reference = line.reference.clone();
             return self
                 .gateway
@@ -151,6 +163,10 @@ impl Inside {
                 .to_owned(),
             headers: request.headers().clone(),
             client: self.peer.client,
+            identity: self
+                .gateway
+                .registries
+                .identify(&self.site, request.headers()),
         };
         let body = self.gateway.request_body(request.into_body());
         let answer = self.gateway.registries.serve(call, body).await;
@@ -226,6 +242,6 @@ where
     }
 }
 
-const STREAMS: u32 = 256;
+const STREAMS: u32 = 100;
 /// Bytes a stream may hold for a client that reads slowly.
-const SEND_BUFFER: usize = 512 << 10;
+const SEND_BUFFER: usize = 256 << 10;

@@ -124,6 +124,20 @@ impl Gateway {
             Ok(target) => target,
             Err(e) => {
                 let text = format!("pierhead: CONNECT wants host:port: {e}\n");
+                let line = Line {
+                    client: peer.client,
+                    user: None,
+                    method: "CONNECT".into(),
+                    host: asked.chars().take(128).collect(),
+                    registry: String::new(),
+                    repository: String::new(),
+                    reference: String::new(),
+                    status: 400,
+                    outcome: Outcome::Error,
+                    rule: String::new(),
+                    started,
+                };
+                access::write(&self.metrics, &line, 0, true);
                 return closing(plain(StatusCode::BAD_REQUEST, text));
             }
         };

@@ -1,11 +1,12 @@
 //! Socket to connection.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
@@ -14,16 +15,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::wire::drain::Drain;
 use crate::wire::pace::{Paced, Patience};
 
-/// The limits on what a client may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenLimits {
-    pub patience: Patience,
-    pub connections_per_client: usize,
-}
-
-/// Counts connections by client address.
+/// Counts connections by client address, over all listeners; an IPv6 network of 64 bits is one client,
+/// because one host may use all of it.
 #[derive(Debug)]
-struct Clients {
+pub struct Clients {
     most: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -46,14 +41,11 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(
     listener: TcpListener,
     gateway: Arc<Gateway>,
-    limits: ListenLimits,
+    patience: Patience,
+    clients: Arc<Clients>,
     drain: Drain,
     metrics: Arc<Metrics>,
 ) {
-    let clients = Arc::new(Clients {
-        most: limits.connections_per_client,
-        open: Mutex::default(),
-    });
     loop {
         let (socket, peer) = tokio::select! {
             () = drain.begun() => return,
@@ -71,11 +63,11 @@ pub async fn accept(
         let Some(place) = clients.enter(client, &metrics) else {
             metrics.connections_refused.inc();
             debug!(%client, "too many connections from one client");
-            refuse(socket);
+            tokio::spawn(refuse(socket));
             continue;
         };
         let _ = socket.set_nodelay(true);
-        let socket = Paced::new(socket, limits.patience);
+        let socket = Paced::new(socket, patience);
         let peer = Peer {
             client,
             drain: drain.clone(),
@@ -85,17 +77,34 @@ pub async fn accept(
     }
 }
 
-/// Says why, if it can be said without waiting, and closes.
-fn refuse(socket: TcpStream) {
-    if let Ok(mut socket) = socket.into_std() {
-        let _ = socket.write_all(TOO_MANY);
-    }
+/// Says why and closes, in a moment of its own: closing over unread bytes would take the words back.
+async fn refuse(mut socket: TcpStream) {
+    let said = async {
+        socket.write_all(TOO_MANY).await?;
+        socket.shutdown().await?;
+        let mut unread = [0; 4096];
+        while socket.read(&mut unread).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    let _ = tokio::time::timeout(LAST_WORD, said).await;
 }
 
 // === impl Clients ===
 
 impl Clients {
+    /// At most `most` connections for each.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            open: Mutex::default(),
+        })
+    }
+
     fn enter(self: &Arc<Self>, client: IpAddr, metrics: &Arc<Metrics>) -> Option<Place> {
+        let client = match client {
+            IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
+            v4 => v4,
+        };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(client).or_default();
         if *count >= self.most {
@@ -131,4 +140,5 @@ impl Drop for Place {
 }
 
 const BREATH: Duration = Duration::from_millis(50);
+const LAST_WORD: Duration = Duration::from_secs(1);
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 74\r\n\r\npierhead: too many connections from one client (connections_per_client).\r\n";

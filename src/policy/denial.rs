@@ -42,9 +42,12 @@ pub(super) fn by_default(
             ),
             match place.site.role.is_registry() {
                 true => format!(
-                    "To answer it there too, say so in pierhead.toml:\n[[registry]]\nhost = \"{host}\"\nports = [{}, {}]",
-                    via.default_port(),
-                    target.port
+                    "To answer it there too, say so in pierhead.toml:\n[[registry]]\nhost = \"{host}\"\nports = {:?}",
+                    if target.port == 443 {
+                        vec![443]
+                    } else {
+                        vec![443, target.port]
+                    },
                 ),
                 false => format!("To let it through, add to pierhead.toml:\n{tunnel}"),
             },

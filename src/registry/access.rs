@@ -22,16 +22,18 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use super::call::{Answer, Call};
+use super::manifest::manifest_type;
+use super::reply::DOCKER_CONTENT_DIGEST;
 use crate::cache::index::{Index, now_seconds};
 use crate::oci::digest::Digest;
 use crate::oci::reference::RepoName;
 use crate::store::Key;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
+use crate::upstream::identity::Identity;
+use crate::upstream::{self, Endpoint, Fault, FaultKind, Redirected, Upstream};
 use crate::wire::body::Body;
 
 /// Grants and memberships.
-#[derive(Debug)]
 pub struct Access {
     index: Arc<Index>,
     upstream: Arc<Upstream>,
@@ -61,6 +63,13 @@ pub enum Proof {
 
 // === impl Access ===
 
+// The secret stays one.
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").finish_non_exhaustive()
+    }
+}
+
 impl Access {
     /// Reads or makes the secret that keys the hashes, in the cache directory. Blocking.
     pub fn open(
@@ -88,6 +97,9 @@ impl Access {
 
     /// Whether upstream accepted the caller, or everybody, in `repo` minutes ago.
     pub fn is_fresh(&self, call: &Call, repo: &RepoName) -> bool {
+        if call.by_policy_alone() {
+            return true;
+        }
         let own = self.grant_key(&call.endpoint, repo, call.credential());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
         self.fresh(&own) || self.fresh(&everybodys)
@@ -95,6 +107,9 @@ impl Access {
 
     /// Whether what upstream once said still counts for the caller while upstream is away.
     pub fn holds_offline(&self, call: &Call, repo: &RepoName) -> bool {
+        if call.by_policy_alone() {
+            return true;
+        }
         let own = self.grant_key(&call.endpoint, repo, call.credential());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
         let limit = self.offline_for.as_secs();
@@ -107,6 +122,9 @@ impl Access {
     /// Notes that upstream accepted the caller in `repo` just now.
     pub async fn granted(&self, call: &Call, repo: &RepoName) {
         self.metrics.grants.inc();
+        if call.by_policy_alone() {
+            return;
+        }
         let own = self.grant_key(&call.endpoint, repo, call.credential());
         self.set(own, Some(now_seconds())).await;
     }
@@ -115,7 +133,7 @@ impl Access {
     /// told to get a token: what anybody may see is [`Access::ask_for_everybody`]'s to find out.
     pub async fn refused(&self, call: &Call, repo: &RepoName) {
         self.metrics.refusals.inc();
-        if call.credential().is_none() {
+        if call.by_policy_alone() || call.credential().is_none() {
             return;
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential());
@@ -135,8 +153,24 @@ impl Access {
     /// May the caller see this cached blob of `repo`?
     pub async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Proof {
         let path = format!("/v2/{repo}/blobs/{digest}");
-        self.prove(call, repo, &Key::blob(digest), &path, None)
-            .await
+        let key = Key::blob(digest);
+        let member = self.is_member(call, repo, &key);
+        self.prove(call, repo, &key, &path, None, member).await
+    }
+
+    /// May the caller follow a download of this blob? `shown`: it began in this very repository, so
+    /// what it ends with is in it.
+    pub async fn download(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        digest: &Digest,
+        shown: bool,
+    ) -> Proof {
+        let path = format!("/v2/{repo}/blobs/{digest}");
+        let key = Key::blob(digest);
+        let member = shown || self.is_member(call, repo, &key);
+        self.prove(call, repo, &key, &path, None, member).await
     }
 
     /// May the caller see this cached manifest of `repo`?
@@ -149,8 +183,9 @@ impl Access {
     ) -> Proof {
         let path = format!("/v2/{repo}/manifests/{digest}");
         let accept = HeaderValue::try_from(media_type).ok();
-        self.prove(call, repo, &Key::manifest(digest), &path, accept)
-            .await
+        let key = Key::manifest(digest);
+        let member = self.is_member(call, repo, &key);
+        self.prove(call, repo, &key, &path, accept, member).await
     }
 
     /// Asks upstream something that confirms what is cached: no longer than `revalidate_timeout`, and
@@ -211,14 +246,12 @@ impl Access {
         key: &Key,
         path: &str,
         accept: Option<HeaderValue>,
+        member: bool,
     ) -> Proof {
-        let member = self
-            .index
-            .member(&self.member_key(&call.endpoint, repo, key));
         if member && self.is_fresh(call, repo) {
             return Proof::Granted;
         }
-        let ask = self.ask(call, path, accept);
+        let ask = self.ask(call, repo, path, accept);
         let offline = member && self.holds_offline(call, repo);
         let answer = if offline {
             self.confirm(&call.endpoint, ask).await
@@ -226,10 +259,17 @@ impl Access {
             ask.await
         };
         match answer {
-            Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
+            Ok(answer) if answer.status().is_success() && self.is_about(&answer, key) => {
                 self.granted(call, repo).await;
                 self.shown(&call.endpoint, repo, key).await;
                 Proof::Granted
+            }
+            Ok(answer) if answer.status().is_success() => {
+                let fault = Fault::nonsense(format!(
+                    "{} answered for {} with something else",
+                    call.endpoint.name, key.digest
+                ));
+                Proof::Refused(Box::new(Answer::fault(&fault)))
             }
             Ok(answer) if is_away(answer.status()) && offline => Proof::Offline,
             Ok(answer) => {
@@ -249,31 +289,56 @@ impl Access {
         }
     }
 
-    /// One HEAD; a refusal of it is no proof where a credential came along (a registry may refuse a
-    /// blob's HEAD and allow its GET), so then one byte is asked for.
+    /// One HEAD, followed to its end: a redirect alone says nothing. A refusal of it is no proof where
+    /// a credential came along, or where a redirect did (a registry may refuse a blob's HEAD and allow
+    /// its GET, and an address may be signed for one method), so then one byte is asked for.
     async fn ask(
         &self,
         call: &Call,
+        repo: &RepoName,
         path: &str,
         accept: Option<HeaderValue>,
     ) -> Result<Response<Body>, Fault> {
-        let mut headers = call.identity();
-        headers.insert(
-            header::ACCEPT,
-            accept.unwrap_or_else(|| HeaderValue::from_static("*/*")),
-        );
-        let answer = self
-            .upstream
-            .ask(&call.endpoint, Method::HEAD, path, headers.clone())
-            .await?;
+        let accept = accept.unwrap_or_else(|| HeaderValue::from_static("*/*"));
+        let mut headers = call.asking(Some(accept));
+        let fetch = |method, headers| {
+            self.upstream.fetch(
+                &call.endpoint,
+                &call.identity,
+                method,
+                path,
+                headers,
+                repo.as_str(),
+            )
+        };
+        let answer = fetch(Method::HEAD, headers.clone()).await?;
         let refused = matches!(answer.status().as_u16(), 401 | 403 | 405 | 501);
-        if !refused || call.credential().is_none() {
+        let redirected = answer.extensions().get::<Redirected>().is_some();
+        if !refused || (call.credential().is_none() && !redirected) {
             return Ok(answer);
         }
         headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
-        self.upstream
-            .ask(&call.endpoint, Method::GET, path, headers)
-            .await
+        fetch(Method::GET, headers).await
+    }
+
+    /// Whether an answer of success speaks of the content that is cached, and not of a login page.
+    fn is_about(&self, answer: &Response<Body>, key: &Key) -> bool {
+        let named = answer
+            .headers()
+            .get(DOCKER_CONTENT_DIGEST)
+            .and_then(|value| value.to_str().ok());
+        let html = answer
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
+        let (_, size) = upstream::extent(answer);
+        let known = self.index.object(key).map(|object| object.size);
+        !html
+            && named.is_none_or(|named| named == key.digest.as_str())
+            && match (size, known) {
+                (Some(size), Some(known)) => size == known,
+                _ => true,
+            }
     }
 
     async fn relay(&self, call: &Call, answer: Response<Body>) -> Answer {
@@ -284,27 +349,43 @@ impl Access {
                 .await
                 .unwrap_or_default(),
         };
-        Answer::relayed(&Response::from_parts(parts, bytes))
+        Answer::relayed(&Response::from_parts(parts, bytes)).with_words(call)
+    }
+
+    /// Whether what upstream says to this call says nothing of what it says to anybody.
+    fn asks_as_caller(&self, call: &Call) -> bool {
+        match &call.identity {
+            Identity::Caller(credential) => credential.is_some(),
+            Identity::Login(_) => true,
+            Identity::Gateway(_) => false,
+        }
     }
 
     /// Finds out, once in a while, whether anybody may read `repo`: so that one caller's pull makes what
     /// is public available to all, and to all while upstream is away. `path` is what the caller asks for.
     pub fn ask_for_everybody(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) -> Asking {
         let key = self.grant_key(&call.endpoint, repo, None);
-        if call.credential().is_none() || self.fresh(&key) || self.asked.contains_key(&key) {
+        if !self.asks_as_caller(call) || self.fresh(&key) || self.asked.contains_key(&key) {
             return Asking(None);
         }
         self.asked.insert(key, ());
         let (access, path, repo) = (self.clone(), path.to_owned(), repo.clone());
         let endpoint = call.endpoint.clone();
-        let mut headers = call.identity();
+        let mut headers = call.asking(None);
         for accept in call.headers.get_all(header::ACCEPT) {
             headers.append(header::ACCEPT, accept.clone());
         }
         Asking(Some(tokio::spawn(async move {
             let answer = access
                 .upstream
-                .ask_anonymously(&endpoint, Method::HEAD, &path, headers, repo.as_str())
+                .fetch(
+                    &endpoint,
+                    &Identity::Gateway(None),
+                    Method::HEAD,
+                    &path,
+                    headers,
+                    repo.as_str(),
+                )
                 .await;
             // A registry that cannot be asked has not refused: ask again with the next request.
             let answer = match answer {
@@ -317,9 +398,9 @@ impl Access {
             };
             let status = answer.status();
             debug!(%path, %status, "everybody's access was asked for");
-            if status.is_success() {
+            if status.is_success() && manifest_type(answer.headers()).is_some() {
                 access.set(key, Some(now_seconds())).await;
-            } else if matches!(status.as_u16(), 401 | 403 | 404) {
+            } else if matches!(status.as_u16(), 401 | 403) {
                 access.set(key, None).await;
             }
         })))
@@ -334,17 +415,24 @@ impl Access {
                     return;
                 }
             }
-            None => self.recent.invalidate(&key),
+            // Until the index has written it, its old word must not count.
+            None => self.recent.insert(key, REVOKED),
         }
         self.index.set_grant(key, at).await;
     }
 
     fn proven(&self, key: &[u8; 32]) -> Option<u64> {
-        self.recent.get(key).or_else(|| {
+        let at = self.recent.get(key).or_else(|| {
             let at = self.index.grant(key)?;
             self.recent.insert(*key, at);
             Some(at)
-        })
+        });
+        at.filter(|at| *at != REVOKED)
+    }
+
+    fn is_member(&self, call: &Call, repo: &RepoName, key: &Key) -> bool {
+        self.index
+            .member(&self.member_key(&call.endpoint, repo, key))
     }
 
     fn fresh(&self, key: &[u8; 32]) -> bool {
@@ -419,5 +507,6 @@ fn secret(path: &Path) -> io::Result<[u8; 32]> {
 const GRANT_LIFE: Duration = Duration::from_secs(300);
 /// Seconds between two writes of the same grant.
 const WRITE_AGAIN: u64 = 30;
+const REVOKED: u64 = 0;
 const ASKING_FOR: Duration = Duration::from_secs(1);
 const LARGEST_ERROR: u64 = 64 << 10;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header;
+use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::access::Proof;
@@ -44,11 +44,14 @@ impl Registries {
                 .access
                 .member_key(&call.endpoint, repo, &Key::blob(digest));
             if let Some(flight) = self.cache.flight(digest) {
-                if flight.proves(&member) {
+                let shown = flight.proves(&member);
+                if shown {
                     // Then there is no need to ask upstream the same.
                     let _ = flight.head().await;
                 }
-                if let Proof::Refused(answer) = self.access.blob(call, repo, digest).await {
+                if let Proof::Refused(answer) =
+                    self.access.download(call, repo, digest, shown).await
+                {
                     return *answer;
                 }
                 flight.offer(own.clone());
@@ -73,7 +76,7 @@ impl Registries {
             }
             match flight.head().await {
                 Ok(_) => {
-                    self.access.granted(call, repo).await;
+                    self.grant_when_verified(call, repo, &flight);
                     // Where anybody may, the gateway finishes by itself what a token that ended began.
                     flight.offer(BlobSource::anonymous(
                         call,
@@ -104,6 +107,17 @@ impl Registries {
         // Downloads that others began ended before this caller could follow: it goes alone.
         let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
         self.pass_through(call, digest, own).await
+    }
+
+    /// Upstream has let the caller read the repository, if what it sends is the blob and not a page.
+    fn grant_when_verified(&self, call: &Call, repo: &RepoName, flight: &Arc<Flight>) {
+        let (access, flight) = (self.access.clone(), flight.clone());
+        let (call, repo) = (call.clone(), repo.clone());
+        tokio::spawn(async move {
+            if flight.finished().await.is_ok() {
+                access.granted(&call, &repo).await;
+            }
+        });
     }
 
     fn note_missing_blob(&self, call: &Call, repo: &RepoName, digest: &Digest, status: StatusCode) {
@@ -147,11 +161,17 @@ impl Registries {
 
     /// `HEAD` of a blob that is not here: upstream knows its size, and nothing is downloaded.
     async fn head_blob(&self, call: &Call, repo: &RepoName, digest: &Digest, path: &str) -> Answer {
-        let mut headers = call.identity();
-        headers.insert(header::ACCEPT, header::HeaderValue::from_static("*/*"));
+        let mut headers = call.asking(Some(HeaderValue::from_static("*/*")));
         let head = self
             .upstream
-            .fetch(&call.endpoint, Method::HEAD, path, headers.clone())
+            .fetch(
+                &call.endpoint,
+                &call.identity,
+                Method::HEAD,
+                path,
+                headers.clone(),
+                repo.as_str(),
+            )
             .await;
         let mut answer = match head {
             Ok(answer) => answer,
@@ -159,10 +179,17 @@ impl Registries {
         };
         if matches!(answer.status().as_u16(), 401 | 403 | 405) && call.credential().is_some() {
             // Some refuse the HEAD of what they let one GET; the first byte tells the size as well.
-            headers.insert(header::RANGE, header::HeaderValue::from_static("bytes=0-0"));
+            headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
             match self
                 .upstream
-                .fetch(&call.endpoint, Method::GET, path, headers)
+                .fetch(
+                    &call.endpoint,
+                    &call.identity,
+                    Method::GET,
+                    path,
+                    headers,
+                    repo.as_str(),
+                )
                 .await
             {
                 Ok(second) if second.status().is_success() => answer = second,
@@ -173,10 +200,6 @@ impl Registries {
             self.note_missing_blob(call, repo, digest, answer.status());
             return relay::relayed(answer);
         }
-        self.access.granted(call, repo).await;
-        self.access
-            .shown(&call.endpoint, repo, &Key::blob(digest))
-            .await;
         let (_, total) = upstream::extent(&answer);
         blob_answer(call, digest, total, Outcome::Relay, |_, _| {
             Some(body::empty())

@@ -11,11 +11,12 @@ use crate::oci::accept::Accept;
 use crate::policy::{Registry, Site, Target, Via};
 use crate::telemetry::access::Outcome;
 use crate::upstream::Endpoint;
+use crate::upstream::identity::Identity;
 use crate::wire::body::Body;
 use crate::wire::headers;
 
 /// One request, parsed once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     pub site: Arc<Site>,
     pub endpoint: Endpoint,
@@ -24,6 +25,8 @@ pub struct Call {
     pub path_and_query: String,
     pub headers: HeaderMap,
     pub client: IpAddr,
+    /// In whose name upstream is asked.
+    pub identity: Identity,
 }
 
 /// What is sent back, and what its log line says of it.
@@ -37,6 +40,17 @@ pub struct Answer {
 
 // === impl Call ===
 
+// The headers hold credentials.
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("endpoint", &self.endpoint.id)
+            .field("method", &self.method)
+            .field("path", &self.path_and_query)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Call {
     pub fn registry(&self) -> &Registry {
         &self.site.registry
@@ -46,9 +60,14 @@ impl Call {
         self.method == Method::HEAD
     }
 
-    /// The caller's own credential, if it sent any.
+    /// What the caller's standing with upstream hangs on; `None` for who sent nothing.
     pub fn credential(&self) -> Option<&HeaderValue> {
         self.headers.get(header::AUTHORIZATION)
+    }
+
+    /// Policy alone decides who may see what; the gateway asks upstream by itself.
+    pub fn by_policy_alone(&self) -> bool {
+        matches!(self.identity, Identity::Gateway(_))
     }
 
     /// All `Accept` lines as one list.
@@ -56,15 +75,16 @@ impl Call {
         Accept::from_headers(headers::lines(&self.headers, &header::ACCEPT))
     }
 
-    /// What goes upstream in the caller's name: who it is, and what it is.
-    pub fn identity(&self) -> HeaderMap {
-        let mut identity = HeaderMap::new();
-        for name in [header::AUTHORIZATION, header::USER_AGENT] {
-            if let Some(value) = self.headers.get(&name) {
-                identity.insert(name, value.clone());
-            }
+    /// The fields of a request made for the caller.
+    pub fn asking(&self, accept: Option<HeaderValue>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(agent) = self.headers.get(header::USER_AGENT) {
+            headers.insert(header::USER_AGENT, agent.clone());
         }
-        identity
+        if let Some(accept) = accept {
+            headers.insert(header::ACCEPT, accept);
+        }
+        headers
     }
 
     /// Whether the caller already holds what `digest` names (RFC 9110 section 13.1.2).

@@ -174,9 +174,11 @@ impl Registries {
         if known.is_some() || call.is_head() {
             let ask = self.upstream.fetch(
                 &call.endpoint,
+                &call.identity,
                 Method::HEAD,
                 &path,
-                identity(call, question.accept),
+                asking(call, question.accept),
+                repo.as_str(),
             );
             let head = match stale {
                 Some(_) => self.access.confirm(&call.endpoint, ask).await,
@@ -292,12 +294,12 @@ impl Registries {
             return Judged::Stands(record);
         }
         if is_away(status) {
-            return Judged::Away(Box::new(relay::relayed(head)));
+            return Judged::Away(Box::new(relay::relayed(head).with_words(call)));
         }
         if matches!(status.as_u16(), 405 | 501) {
             return Judged::Unclear;
         }
-        let answer = relay::relayed(head);
+        let answer = relay::relayed(head).with_words(call);
         self.note_refusal(call, repo, status).await;
         self.note_missing(call, repo, question, answer.response.status())
             .await;
@@ -317,7 +319,14 @@ impl Registries {
         let path = format!("/v2/{repo}/manifests/{reference}");
         let got = self
             .upstream
-            .fetch(&call.endpoint, Method::GET, &path, identity(call, accept))
+            .fetch(
+                &call.endpoint,
+                &call.identity,
+                Method::GET,
+                &path,
+                asking(call, accept),
+                repo.as_str(),
+            )
             .await;
         let response = match got {
             Ok(response) => response,
@@ -377,7 +386,14 @@ impl Registries {
         let path = format!("/v2/{repo}/manifests/{reference}");
         let head = self
             .upstream
-            .fetch(&call.endpoint, Method::HEAD, &path, identity(call, accept))
+            .fetch(
+                &call.endpoint,
+                &call.identity,
+                Method::HEAD,
+                &path,
+                asking(call, accept),
+                repo.as_str(),
+            )
             .await;
         match head {
             Ok(head) => {
@@ -423,7 +439,10 @@ impl Registries {
         }
         let what = format!("manifest {repo}:{} for this Accept", question.tag);
         self.remember_missing(call, repo, &question.key, Code::ManifestUnknown, &what);
-        self.cache.index().set_tag(question.key.clone(), None).await;
+        // Upstream may say so to who must not know: then the tag stays, for those who may.
+        if self.access.holds_offline(call, repo) {
+            self.cache.index().set_tag(question.key.clone(), None).await;
+        }
     }
 }
 
@@ -464,19 +483,13 @@ fn manifest_answer(call: &Call, manifest: &Manifest, outcome: Outcome) -> Answer
     Answer::cached(reply::finish(head, body), outcome)
 }
 
-fn identity(call: &Call, accept: &Accept) -> HeaderMap {
-    let mut headers = call.identity();
-    if let Some(value) = accept
-        .to_header()
-        .and_then(|list| HeaderValue::try_from(list).ok())
-    {
-        headers.insert(header::ACCEPT, value);
-    }
-    headers
+fn asking(call: &Call, accept: &Accept) -> HeaderMap {
+    let list = accept.to_header();
+    call.asking(list.and_then(|list| HeaderValue::try_from(list).ok()))
 }
 
 /// The media type, if it can be a manifest's: a captive portal's page is none.
-fn manifest_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn manifest_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let media_type = value.split(';').next()?.trim().to_ascii_lowercase();
     (media_type.contains("json") || media_type.contains("prettyjws")).then_some(media_type)

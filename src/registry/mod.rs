@@ -7,31 +7,35 @@ mod manifest;
 mod relay;
 mod reply;
 mod source;
-mod turns;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 
 use self::access::Access;
 pub use self::call::{Answer, Call, endpoint};
-use self::turns::Turns;
 use crate::cache::Cache;
 use crate::oci::error::{Code, OciError};
 use crate::oci::reference::{Reference, RepoName};
 use crate::oci::route::Route;
-use crate::policy::{Push, Role};
+use crate::policy::{AuthMode, Push, Role, Site};
 use crate::upstream::Upstream;
+use crate::upstream::credentials::{Credentials, Login};
+use crate::upstream::identity::Identity;
 use crate::wire::body::Body;
+use crate::wire::turns::Turns;
 
 /// The parts of `[cache]` and `[limits]` that decide about answers.
 #[derive(Clone, Debug)]
 pub struct RegistryRules {
     pub tag_ttl: Duration,
     pub offline_for: Duration,
+    pub revalidate_timeout: Duration,
     /// Bytes.
     pub manifest_size: u64,
 }
@@ -44,8 +48,11 @@ pub struct Registries {
     access: Arc<Access>,
     tag_ttl: Duration,
     offline_for: Duration,
+    revalidate_timeout: Duration,
     manifest_size: u64,
     turns: Turns,
+    /// The gateway's own logins, by the registry's name.
+    robots: HashMap<String, Arc<Credentials>>,
     /// 404s of seconds ago.
     missing: moka::sync::Cache<([u8; 32], String), Arc<Response<Bytes>>>,
 }
@@ -58,6 +65,7 @@ impl Registries {
         upstream: Arc<Upstream>,
         access: Arc<Access>,
         rules: RegistryRules,
+        robots: HashMap<String, Arc<Credentials>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             cache,
@@ -65,13 +73,29 @@ impl Registries {
             access,
             tag_ttl: rules.tag_ttl,
             offline_for: rules.offline_for,
+            revalidate_timeout: rules.revalidate_timeout,
             manifest_size: rules.manifest_size,
             turns: Turns::default(),
+            robots,
             missing: moka::sync::Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(MISSING_FOR)
                 .build(),
         })
+    }
+
+    /// In whose name upstream is asked for a request to `site`.
+    pub fn identify(&self, site: &Site, headers: &HeaderMap) -> Identity {
+        let own = || Identity::Gateway(self.robots.get(&site.registry.name).cloned());
+        let credential = headers.get(header::AUTHORIZATION).cloned();
+        match (site.registry.auth, credential) {
+            (AuthMode::Client, credential) => Identity::Caller(credential),
+            (AuthMode::Gateway, _) | (AuthMode::ClientOrGateway, None) => own(),
+            (AuthMode::ClientOrGateway, Some(credential)) => match Login::from_basic(&credential) {
+                Some(login) => Identity::Login(Arc::new(login)),
+                None => Identity::Caller(Some(credential)),
+            },
+        }
     }
 
     /// Answers one request. `body` is the request's own, for what is relayed.
@@ -82,12 +106,16 @@ impl Registries {
             .next()
             .unwrap_or("/")
             .to_owned();
+        if let Some(why) = ambiguous(&path) {
+            let error = OciError::new(Code::NameInvalid, why);
+            return Answer::error(StatusCode::BAD_REQUEST, &error).about("", &path);
+        }
         match call.site.role {
             // A search host answers `/v1/` by relay and `/v2/` like any other.
             Role::Registry | Role::Search => {}
             Role::Auth {
                 path_prefix: Some(prefix),
-            } if !path.starts_with(prefix) => {
+            } if !begins_with(&path, prefix) => {
                 return Answer::denied(
                     &format!(
                         "of {} only {prefix}, the token service of {}, is open",
@@ -193,4 +221,68 @@ impl Registries {
     }
 }
 
+/// Why a path may mean one thing here and another upstream; `None` for a plain one. Servers differ in
+/// how they read dots, doubled slashes and backslashes, and what is decided here must hold there.
+fn ambiguous(path: &str) -> Option<String> {
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let shown: String = path.chars().take(128).collect();
+    if decoded.contains('\\') || decoded.split('/').any(|part| matches!(part, "." | "..")) {
+        return Some(format!("the path {shown} has dots or backslashes in it"));
+    }
+    let plain: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty()).collect();
+    let is_v2 = path == "/v2" || path.starts_with("/v2/");
+    if !is_v2
+        && plain
+            .first()
+            .is_some_and(|first| first.eq_ignore_ascii_case("v2"))
+    {
+        return Some(format!("the path {shown} is /v2/ in another spelling"));
+    }
+    None
+}
+
+/// Whether `path` is `prefix` or below it.
+fn begins_with(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+}
+
 const MISSING_FOR: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_servers_read_differently_is_refused() {
+        for path in [
+            "//v2/a/tags/list",
+            "/x/../v2/a",
+            "/./v2/",
+            "/%2e%2e/v2/",
+            "/v2\\a",
+            "/V2/a",
+            "/%762/a",
+        ] {
+            assert!(ambiguous(path).is_some(), "{path}");
+        }
+        for path in [
+            "/",
+            "/v2",
+            "/v2/",
+            "/v2/a/b/tags/list",
+            "/v1/search",
+            "/token",
+            "/a//b",
+        ] {
+            assert!(ambiguous(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_slash() {
+        assert!(begins_with("/jwt/auth", "/jwt/auth"));
+        assert!(begins_with("/oauth/token", "/oauth/"));
+        assert!(!begins_with("/jwt/authority", "/jwt/auth"));
+    }
+}

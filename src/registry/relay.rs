@@ -8,7 +8,7 @@ use super::access::is_away;
 use super::call::{Answer, Call};
 use super::reply::{API_VERSION, REGISTRY_2, STALE, finish};
 use crate::telemetry::access::Outcome;
-use crate::upstream::FaultKind;
+use crate::upstream::{Fault, FaultKind};
 use crate::wire::body::{self, Body};
 use crate::wire::headers;
 
@@ -40,17 +40,28 @@ impl Registries {
                 *request.method_mut() = call.method.clone();
                 *request.uri_mut() = uri;
                 *request.headers_mut() = call.headers.clone();
-                self.access
-                    .confirm(
-                        &call.endpoint,
-                        self.upstream.send(&call.endpoint.name, request),
-                    )
+                let asking = self.upstream.send(&call.endpoint.name, request);
+                tokio::time::timeout(self.revalidate_timeout, asking)
                     .await
+                    .unwrap_or_else(|_| {
+                        Err(Fault {
+                            kind: FaultKind::Timeout,
+                            message: format!("{} is slow", call.endpoint.name),
+                        })
+                    })
             }
         };
         match asked {
             Ok(response) if !is_away(response.status()) => relayed(response),
-            Err(fault) if fault.kind == FaultKind::Forbidden => Answer::fault(&fault),
+            // Not away, but wrong: whoever mends it must see it.
+            Err(fault)
+                if matches!(
+                    fault.kind,
+                    FaultKind::Forbidden | FaultKind::Tls | FaultKind::Nonsense
+                ) =>
+            {
+                Answer::fault(&fault)
+            }
             Ok(_) | Err(_) => {
                 let head = Response::builder()
                     .status(StatusCode::OK)

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
+use http_body::Body as _;
 
 use super::call::{Answer, Call};
 use crate::cache::flight::Failure;
@@ -81,13 +82,19 @@ impl Answer {
     pub fn fault(fault: &Fault) -> Self {
         let (status, code) = match fault.kind {
             FaultKind::Forbidden => (StatusCode::FORBIDDEN, Code::Denied),
+            FaultKind::Login => (StatusCode::FORBIDDEN, Code::Denied),
             FaultKind::Disabled => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, Code::Unavailable),
             FaultKind::Unreachable | FaultKind::Tls | FaultKind::Nonsense => {
                 (StatusCode::BAD_GATEWAY, Code::Unavailable)
             }
         };
-        Self::error(status, &OciError::new(code, &fault.message))
+        let mut answer = Self::error(status, &OciError::new(code, &fault.message));
+        if fault.kind == FaultKind::Forbidden {
+            answer.outcome = Outcome::Denied;
+            answer.rule = "upstream.allow_private".into();
+        }
+        answer
     }
 
     /// A download that ended before its first byte could go out.
@@ -113,6 +120,31 @@ impl Answer {
                 &OciError::new(Code::Unavailable, failure.to_string()),
             ),
         }
+    }
+
+    /// Gives a refusal that came without words (the answer to a HEAD) some, where the caller's own
+    /// question has room for them.
+    pub fn with_words(mut self, call: &Call) -> Self {
+        let status = self.response.status();
+        if call.is_head() || status.is_success() || !self.response.body().is_end_stream() {
+            return self;
+        }
+        let code = match status.as_u16() {
+            401 => Code::Unauthorized,
+            403 => Code::Denied,
+            404 => Code::ManifestUnknown,
+            429 => Code::TooManyRequests,
+            _ => Code::Unavailable,
+        };
+        let message = format!("{} answered {status}", call.endpoint.name);
+        let headers = self.response.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        *self.response.body_mut() = body::full(OciError::new(code, message).to_json());
+        self
     }
 
     /// Names the content for the log line.

@@ -12,17 +12,17 @@ use super::call::Call;
 use crate::cache::origin::{FetchError, Fetched, Gone, Origin};
 use crate::oci::digest::Digest;
 use crate::oci::reference::RepoName;
+use crate::upstream::identity::Identity;
 use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
 
-/// One repository at one endpoint, asked with one credential.
+/// One repository at one endpoint, asked in one name.
 pub struct BlobSource {
     upstream: Arc<Upstream>,
     endpoint: Endpoint,
+    identity: Identity,
     repository: String,
     path: String,
-    identity: HeaderMap,
-    /// Fetch anonymous tokens where upstream asks for one: the gateway's own way.
-    anonymous: bool,
+    headers: HeaderMap,
 }
 
 // === impl BlobSource ===
@@ -30,14 +30,7 @@ pub struct BlobSource {
 impl BlobSource {
     /// The caller's own way.
     pub fn of(call: &Call, upstream: Arc<Upstream>, repo: &RepoName, digest: &Digest) -> Arc<Self> {
-        Arc::new(Self {
-            upstream,
-            endpoint: call.endpoint.clone(),
-            repository: repo.to_string(),
-            path: format!("/v2/{repo}/blobs/{digest}"),
-            identity: call.identity(),
-            anonymous: false,
-        })
+        Self::new(call, call.identity.clone(), upstream, repo, digest)
     }
 
     /// The way anybody may go.
@@ -47,43 +40,54 @@ impl BlobSource {
         repo: &RepoName,
         digest: &Digest,
     ) -> Arc<Self> {
-        let mut identity = call.identity();
-        identity.remove(header::AUTHORIZATION);
+        Self::new(call, Identity::Gateway(None), upstream, repo, digest)
+    }
+
+    fn new(
+        call: &Call,
+        identity: Identity,
+        upstream: Arc<Upstream>,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Arc<Self> {
         Arc::new(Self {
             upstream,
             endpoint: call.endpoint.clone(),
+            identity,
             repository: repo.to_string(),
             path: format!("/v2/{repo}/blobs/{digest}"),
-            identity,
-            anonymous: true,
+            headers: call.asking(Some(HeaderValue::from_static("*/*"))),
         })
     }
 
     async fn answer(&self, offset: u64) -> Result<Fetched, FetchError> {
-        let mut headers = self.identity.clone();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        let mut headers = self.headers.clone();
         if offset > 0
             && let Ok(range) = HeaderValue::try_from(format!("bytes={offset}-"))
         {
             headers.insert(header::RANGE, range);
         }
-        let asked = if self.anonymous {
-            self.upstream
-                .ask_anonymously(
-                    &self.endpoint,
-                    Method::GET,
-                    &self.path,
-                    headers,
-                    &self.repository,
-                )
-                .await
-        } else {
-            self.upstream
-                .fetch(&self.endpoint, Method::GET, &self.path, headers)
-                .await
-        };
-        let response = asked.map_err(|fault| FetchError::Gone(gone(&fault)))?;
+        let response = self
+            .upstream
+            .fetch(
+                &self.endpoint,
+                &self.identity,
+                Method::GET,
+                &self.path,
+                headers,
+                &self.repository,
+            )
+            .await
+            .map_err(|fault| FetchError::Gone(gone(&fault)))?;
         let (start, total) = upstream::extent(&response);
+        if response.status() == StatusCode::PARTIAL_CONTENT && !upstream::names_its_part(&response)
+        {
+            return Err(FetchError::Gone(Gone {
+                message: "upstream sent a part without saying which".into(),
+                timeout: false,
+                retry: true,
+            }));
+        }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Fetched {
                 start,
@@ -116,13 +120,12 @@ impl Origin for BlobSource {
     }
 }
 
-// The identity is a secret.
+// Short: a log line names where it leads, and that is all.
 impl fmt::Debug for BlobSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobSource")
             .field("endpoint", &self.endpoint.id)
             .field("path", &self.path)
-            .field("anonymous", &self.anonymous)
             .finish_non_exhaustive()
     }
 }

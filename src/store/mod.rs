@@ -68,6 +68,19 @@ pub struct Partial {
     pub in_place: bool,
 }
 
+/// A file on its way out; removed when dropped. Blocking, and for a large file not briefly.
+#[derive(Debug)]
+pub struct Trash(PathBuf);
+
+// === impl Trash ===
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        // What stays is removed at the next start.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -179,9 +192,22 @@ impl Store {
         }
     }
 
-    /// Removes an object; one that is already gone is no error.
-    pub fn remove(&self, key: &Key) -> io::Result<()> {
-        gone_is_fine(fs::remove_file(self.path(key)))
+    /// Takes an object out, quickly; its bytes go with the answer. `None` for one that is gone.
+    pub fn take_out(&self, key: &Key) -> io::Result<Option<Trash>> {
+        let mut aside = self.partial_path(key).into_os_string();
+        aside.push(TRASH);
+        let aside = PathBuf::from(aside);
+        match fs::rename(self.path(key), &aside) {
+            Ok(()) => Ok(Some(Trash(aside))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Marks an object that is about to be taken out of the index, or put in: should the process die
+    /// in between, the next start knows.
+    pub fn mark(&self, key: &Key) -> io::Result<()> {
+        File::create(self.mark_path(key)).map(drop)
     }
 
     /// Takes away the mark of an object that the index knows by now.
@@ -295,6 +321,7 @@ impl Store {
 }
 
 const MARK: &str = ".done";
+const TRASH: &str = ".trash";
 
 fn parse_partial_name(name: &str) -> Option<Key> {
     let (folder, rest) = name.split_once('-')?;

@@ -110,20 +110,27 @@ impl Spool {
         })
     }
 
-    /// Puts the verified file in place, durably. Blocking.
+    /// Puts the verified file in place, durably; what cannot be put there is discarded. Blocking.
     pub fn commit(self, store: &Store) -> io::Result<Committed> {
+        let mark = store.mark_path(&self.key);
+        match self.put_in_place(store) {
+            Ok(()) => Ok(Committed { mark }),
+            Err(e) => {
+                let _ = fs::remove_file(&mark);
+                self.discard();
+                Err(e)
+            }
+        }
+    }
+
+    fn put_in_place(&self, store: &Store) -> io::Result<()> {
         self.file.sync_data()?;
         let target = store.path(&self.key);
         let shard = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(shard)?;
-        let mark = store.mark_path(&self.key);
-        File::create(&mark)?;
-        if let Err(e) = fs::rename(&self.path, &target) {
-            let _ = fs::remove_file(&mark);
-            return Err(e);
-        }
-        File::open(shard)?.sync_all()?;
-        Ok(Committed { mark })
+        store.mark(&self.key)?;
+        fs::rename(&self.path, &target)?;
+        File::open(shard)?.sync_all()
     }
 
     /// Drops the bytes.

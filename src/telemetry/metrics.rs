@@ -33,6 +33,7 @@ pub struct Metrics {
     rate_limit_remaining: Family<RegistryLabels, Gauge>,
     pub grants: Counter,
     pub refusals: Counter,
+    logins_refused: Family<RegistryLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -92,6 +93,7 @@ impl Metrics {
             rate_limit_remaining: Family::default(),
             grants: Counter::default(),
             refusals: Counter::default(),
+            logins_refused: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -192,6 +194,11 @@ impl Metrics {
             "Cached content withheld because upstream refused this caller",
             metrics.refusals.clone(),
         );
+        r.register(
+            "logins_refused",
+            "Times a registry refused the gateway's own login",
+            metrics.logins_refused.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -238,6 +245,14 @@ impl Metrics {
                 registry: registry.to_owned(),
             })
             .set(left);
+    }
+
+    pub fn login_refused(&self, registry: &str) {
+        self.logins_refused
+            .get_or_create(&RegistryLabels {
+                registry: registry.to_owned(),
+            })
+            .inc();
     }
 
     pub fn download_ended(&self, result: &str) {

@@ -3,6 +3,7 @@
 //! HTTP/1.1 on purpose: large blobs in parallel want TCP windows of their own, and one HTTP/2
 //! connection to a host queues silently behind its stream limit.
 
+use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -19,7 +20,7 @@ use tower_service::Service;
 use super::dial::{DialError, Dialer};
 use crate::wire::body::Body;
 
-pub(super) type HttpClient = Client<HttpsConnector<Tcp>, Body>;
+pub(super) type HttpClient = Client<Timed, Body>;
 
 /// Builds the client; idle connections live for a minute.
 pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClient {
@@ -27,7 +28,13 @@ pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClien
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(Tcp { dialer });
+        .wrap_connector(Tcp {
+            dialer: dialer.clone(),
+        });
+    let connector = Timed {
+        connector,
+        limit: dialer.limit(),
+    };
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
@@ -35,10 +42,40 @@ pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClien
         .build(connector)
 }
 
+/// Bounds the TLS handshake together with the connection it follows.
+#[derive(Clone)]
+pub(super) struct Timed {
+    connector: HttpsConnector<Tcp>,
+    limit: Duration,
+}
+
 /// Connects through the [`Dialer`].
 #[derive(Clone, Debug)]
 pub(super) struct Tcp {
     dialer: Arc<Dialer>,
+}
+
+impl Service<Uri> for Timed {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.connector.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let limit = self.limit;
+        let host = uri.host().unwrap_or_default().to_owned();
+        let port = uri.port_u16().unwrap_or(443);
+        let connecting = self.connector.call(uri);
+        Box::pin(async move {
+            match tokio::time::timeout(limit, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(DialError::Timeout { host, port, limit }.into()),
+            }
+        })
+    }
 }
 
 impl Service<Uri> for Tcp {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::policy::{AddressGuard, Refused};
+use crate::policy::{AddressGuard, Host, Refused};
 
 /// Dials names and addresses under the address guard.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Dialer {
     /// Fixed addresses by `host` or `host:port`; a port given here replaces the one asked for.
     resolve: HashMap<String, (IpAddr, Option<u16>)>,
     limit: Duration,
+    lookups: Semaphore,
 }
 
 /// Why there is no connection.
@@ -60,6 +62,7 @@ impl Dialer {
             guard,
             resolve,
             limit,
+            lookups: Semaphore::new(LOOKUPS),
         }
     }
 
@@ -83,15 +86,24 @@ impl Dialer {
 
     /// The addresses of `host` that may be dialled, in the order to try them.
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+        let name = host
+            .parse::<Host>()
+            .map_or_else(|_| host.to_ascii_lowercase(), |host| host.to_string());
+        let with_port = match name.contains(':') {
+            true => format!("[{name}]:{port}"),
+            false => format!("{name}:{port}"),
+        };
         let fixed = self
             .resolve
-            .get(&format!("{host}:{port}"))
-            .or_else(|| self.resolve.get(host));
+            .get(&with_port)
+            .or_else(|| self.resolve.get(&name));
         let found: Vec<SocketAddr> = if let Some((addr, fixed_port)) = fixed {
             vec![SocketAddr::new(*addr, fixed_port.unwrap_or(port))]
         } else if let Ok(addr) = host.parse::<IpAddr>() {
             vec![SocketAddr::new(addr, port)]
         } else {
+            // The resolver's threads are the disk's, too: a dead one must not take them all.
+            let _turn = self.lookups.acquire().await;
             tokio::net::lookup_host((host, port))
                 .await
                 .map_err(|source| DialError::Name {
@@ -177,6 +189,7 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     order
 }
 
+const LOOKUPS: usize = 32;
 const APART: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The network beyond: requests to registries, token services and blob hosts.
 
 mod client;
+pub mod credentials;
 pub mod dial;
 mod health;
+pub mod identity;
 mod redirect;
 mod token;
 
@@ -12,20 +14,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{self, Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
 use self::client::HttpClient;
 use self::dial::{DialError, Dialer};
 use self::health::Health;
+use self::identity::Scheme;
 use self::token::Tokens;
-use crate::oci::challenge::{self, Challenge};
 use crate::oci::range::ContentRange;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::body::{self, Body};
 use crate::wire::headers;
-use crate::wire::idle::Idle;
+use crate::wire::idle::{Idle, Progress};
 
 /// Where a registry is, and what its content is remembered under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub struct Endpoint {
     pub id: String,
     /// The registry's configured name, for metrics.
     pub name: String,
-    pub scheme: Scheme,
+    pub scheme: uri::Scheme,
     pub authority: Authority,
     /// A path before `/v2/`, where the configured `url` has one.
     pub prefix: String,
@@ -57,6 +59,8 @@ pub enum FaultKind {
     Disabled,
     /// The address guard forbids it.
     Forbidden,
+    /// The gateway's own login was refused, or cannot be read.
+    Login,
     /// No name, no route, no listener, or a connection that broke.
     Unreachable,
     /// A certificate that does not verify, or another failure of TLS.
@@ -67,6 +71,10 @@ pub enum FaultKind {
     Nonsense,
 }
 
+/// On an answer's extensions: it came from where a redirect led.
+#[derive(Clone, Copy, Debug)]
+pub struct Redirected;
+
 /// Sends requests upstream, with every wait bounded.
 #[derive(Debug)]
 pub struct Upstream {
@@ -74,6 +82,8 @@ pub struct Upstream {
     dialer: Arc<Dialer>,
     health: Health,
     tokens: Tokens,
+    /// How endpoints want to be asked, by repository.
+    schemes: moka::sync::Cache<String, Scheme>,
     idle: Duration,
     via: HeaderValue,
     metrics: Arc<Metrics>,
@@ -109,7 +119,7 @@ impl Endpoint {
 // === impl Fault ===
 
 impl Fault {
-    fn nonsense(message: String) -> Self {
+    pub fn nonsense(message: String) -> Self {
         Self {
             kind: FaultKind::Nonsense,
             message,
@@ -183,6 +193,10 @@ impl Upstream {
             dialer,
             health: Health::default(),
             tokens: Tokens::default(),
+            schemes: moka::sync::Cache::builder()
+                .max_capacity(10_000)
+                .time_to_live(SCHEMES_FOR)
+                .build(),
             idle,
             via,
             metrics,
@@ -220,7 +234,10 @@ impl Upstream {
         let uri = request.uri().clone();
         let started = Instant::now();
         let limit = self.idle + self.dialer.limit();
-        let result = match tokio::time::timeout(limit, self.client.request(request)).await {
+        // An upload may take as long as it flows: the clock starts anew with every part of it.
+        let progress = Progress::default();
+        let request = request.map(|body| progress.watch(body));
+        let result = match progress.within(limit, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(e)) => Err(Fault::from_client(e, &uri)),
             Err(_) => Err(Fault {
@@ -245,67 +262,19 @@ impl Upstream {
         Ok(response.map(|body| Idle::new(body, idle, "upstream").boxed_unsync()))
     }
 
-    /// Sends a request without a body and follows redirects; credentials follow none to another host.
-    pub async fn fetch(
+    async fn send_bare(
         &self,
-        endpoint: &Endpoint,
+        name: &str,
         method: Method,
-        path: &str,
+        uri: Uri,
         headers: HeaderMap,
+        follow: bool,
     ) -> Result<Response<Body>, Fault> {
-        self.follow(&endpoint.name, method, endpoint.uri(path)?, headers)
-            .await
-    }
-
-    /// Sends a request without a body and returns the first answer, redirect or not.
-    pub async fn ask(
-        &self,
-        endpoint: &Endpoint,
-        method: Method,
-        path: &str,
-        headers: HeaderMap,
-    ) -> Result<Response<Body>, Fault> {
-        let request = bare_request(method, endpoint.uri(path)?, headers);
-        self.send(&endpoint.name, request).await
-    }
-
-    /// Asks as anybody may: without a credential, and with an anonymous token for `repository` where
-    /// the answer is a challenge that such a token meets.
-    pub async fn ask_anonymously(
-        &self,
-        endpoint: &Endpoint,
-        method: Method,
-        path: &str,
-        mut headers: HeaderMap,
-        repository: &str,
-    ) -> Result<Response<Body>, Fault> {
-        headers.remove(header::AUTHORIZATION);
-        let mut answer = self
-            .fetch(endpoint, method.clone(), path, headers.clone())
-            .await?;
-        // Once for the first token, and once more for one that had ended.
-        for _ in 0..2 {
-            if answer.status() != StatusCode::UNAUTHORIZED {
-                break;
-            }
-            let lines = headers::lines(answer.headers(), &header::WWW_AUTHENTICATE);
-            let challenges = challenge::parse_all(lines);
-            let bearer = challenges
-                .iter()
-                .find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-            let Some(bearer) = bearer else { break };
-            let refused = headers.get(header::AUTHORIZATION).cloned();
-            let token = self
-                .tokens
-                .anonymous(self, &endpoint.name, bearer, repository, refused.as_ref())
-                .await;
-            let Some(token) = token else { break };
-            headers.insert(header::AUTHORIZATION, token);
-            answer = self
-                .fetch(endpoint, method.clone(), path, headers.clone())
-                .await?;
+        if follow {
+            self.follow(name, method, uri, headers).await
+        } else {
+            self.send(name, bare_request(method, uri, headers)).await
         }
-        Ok(answer)
     }
 }
 
@@ -314,6 +283,7 @@ impl FaultKind {
         match self {
             Self::Disabled => "disabled",
             Self::Forbidden => "forbidden",
+            Self::Login => "login",
             Self::Unreachable => "unreachable",
             Self::Tls => "tls",
             Self::Timeout => "timeout",
@@ -355,9 +325,20 @@ pub fn extent(response: &Response<Body>) -> (u64, Option<u64>) {
         {
             (start, total)
         }
-        Some(ContentRange::Unsatisfied { total }) => (0, Some(total)),
+        Some(ContentRange::Unsatisfied { total })
+            if response.status() == StatusCode::RANGE_NOT_SATISFIABLE =>
+        {
+            (0, Some(total))
+        }
         _ => (0, length()),
     }
+}
+
+/// Whether a 206 says which part it is (RFC 9110 section 15.3.7).
+pub fn names_its_part(response: &Response<Body>) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE);
+    let range = range.and_then(|value| ContentRange::parse(value.to_str().ok()?));
+    matches!(range, Some(ContentRange::Part { .. }))
 }
 
 fn bare_request(method: Method, uri: Uri, headers: HeaderMap) -> Request<Body> {
@@ -386,3 +367,5 @@ fn status_label(status: StatusCode) -> &'static str {
         _ => "5xx",
     }
 }
+
+const SCHEMES_FOR: Duration = Duration::from_secs(3600);

@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode, Uri};
 
-use super::{Fault, Upstream, bare_request};
+use super::{Fault, Redirected, Upstream, bare_request};
 use crate::wire::body::Body;
 
 impl Upstream {
@@ -15,9 +15,12 @@ impl Upstream {
         mut uri: Uri,
         mut headers: HeaderMap,
     ) -> Result<Response<Body>, Fault> {
-        for _ in 0..MOST {
+        for hops in 0..MOST {
             let request = bare_request(method.clone(), uri.clone(), headers.clone());
-            let response = self.send(name, request).await?;
+            let mut response = self.send(name, request).await?;
+            if hops > 0 {
+                response.extensions_mut().insert(Redirected);
+            }
             if !leads_on(response.status()) {
                 return Ok(response);
             }

@@ -3,19 +3,32 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderMap, HeaderValue};
-use http::{Method, Uri};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use tracing::debug;
+use sha2::{Digest, Sha256};
 
-use super::{Upstream, collect};
-use crate::oci::challenge::Challenge;
+use super::credentials::Login;
+use super::identity::Bearer;
+use super::{Fault, Upstream, collect};
+use crate::wire::turns::Turns;
 
-/// Tokens by realm, service and scope.
+/// Tokens by login, realm, service and scope.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    held: moka::sync::Cache<String, Arc<Token>>,
+    held: moka::sync::Cache<Vec<u8>, Arc<Token>>,
+    /// However many requests wait for a token, one fetches it.
+    turns: Turns,
+}
+
+/// What a token service says to a login.
+pub(super) enum Fetched {
+    Token(HeaderValue),
+    /// The login is not good, or not for this.
+    Refused,
+    /// The service is away, or answers nonsense.
+    Away(Fault),
 }
 
 #[derive(Debug)]
@@ -40,62 +53,92 @@ impl Default for Tokens {
                 .max_capacity(10_000)
                 .time_to_live(Duration::from_secs(3600))
                 .build(),
+            turns: Turns::default(),
         }
     }
 }
 
 impl Tokens {
-    /// A token for pulling from `repository` that anybody may have, as an `Authorization` value; another
-    /// one than `refused`.
-    pub(super) async fn anonymous(
+    /// A token for pulling from `repository`, as an `Authorization` value, for `login` or for
+    /// anybody; another one than `refused`.
+    pub(super) async fn fetch(
         &self,
         upstream: &Upstream,
         name: &str,
-        challenge: &Challenge,
-        repository: &str,
+        bearer: &Bearer,
+        login: Option<&Login>,
         refused: Option<&HeaderValue>,
-    ) -> Option<HeaderValue> {
-        let Challenge::Bearer {
-            realm,
-            service,
-            scope,
-        } = challenge
-        else {
-            return None;
+    ) -> Fetched {
+        let Some(address) = address(&bearer.realm, bearer.service.as_deref(), &bearer.scope) else {
+            let message = format!("{name} names a token service that is no address");
+            return Fetched::Away(Fault::nonsense(message));
         };
-        let scope = scope
-            .clone()
-            .unwrap_or_else(|| format!("repository:{repository}:pull"));
-        let address = address(realm, service.as_deref(), &scope)?;
-        let key = address.to_string();
-        if let Some(token) = self.held.get(&key)
-            && token.until > Instant::now()
-            && refused != Some(&token.value)
-        {
-            return Some(token.value.clone());
-        }
-        let response = upstream
-            .follow(name, Method::GET, address, HeaderMap::new())
-            .await
-            .inspect_err(|e| debug!(%realm, error = %e, "no anonymous token"))
-            .ok()?;
-        if !response.status().is_success() {
-            return None;
-        }
-        let bytes = collect(response.into_body(), LARGEST).await.ok()?;
-        let answer: Answer = serde_json::from_slice(&bytes).ok()?;
-        let text = answer.token.or(answer.access_token)?;
-        let mut value = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
-        value.set_sensitive(true);
-        // The spec's default is a minute; a little earlier, so that none ends on the way.
-        let life = Duration::from_secs(answer.expires_in.unwrap_or(60)).mul_f32(0.8);
-        let token = Token {
-            value: value.clone(),
-            until: Instant::now() + life,
+        let key = key(&address, login);
+        let held = || {
+            let token = self.held.get(&key)?;
+            let good = token.until > Instant::now() && refused != Some(&token.value);
+            good.then(|| token.value.clone())
         };
+        if let Some(token) = held() {
+            return Fetched::Token(token);
+        }
+        let question = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let _turn = self.turns.take(question).await;
+        if let Some(token) = held() {
+            return Fetched::Token(token);
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(login) = login {
+            headers.insert(AUTHORIZATION, login.to_basic());
+        }
+        let response = match upstream.follow(name, Method::GET, address, headers).await {
+            Ok(response) => response,
+            Err(fault) => return Fetched::Away(fault),
+        };
+        let status = response.status();
+        if !status.is_success() {
+            let away = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            return if away {
+                let message = format!("the token service of {name} answered {status}");
+                Fetched::Away(Fault::nonsense(message))
+            } else {
+                Fetched::Refused
+            };
+        }
+        let answer: Option<Answer> = match collect(response.into_body(), LARGEST).await {
+            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+            Err(fault) => return Fetched::Away(fault),
+        };
+        let token = answer.and_then(|answer| {
+            let text = answer.token.or(answer.access_token)?;
+            let mut value = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
+            value.set_sensitive(true);
+            // The spec's default is a minute; a little earlier, so that none ends on the way.
+            let life =
+                Duration::from_secs(answer.expires_in.unwrap_or(60).min(LONGEST)).mul_f32(0.8);
+            Some(Token {
+                value,
+                until: Instant::now() + life,
+            })
+        });
+        let Some(token) = token else {
+            let message = format!("the token service of {name} sent no token");
+            return Fetched::Away(Fault::nonsense(message));
+        };
+        let value = token.value.clone();
         self.held.insert(key, Arc::new(token));
-        Some(value)
+        Fetched::Token(value)
     }
+}
+
+/// Hashed, so that no password stays in memory as a key.
+fn key(address: &Uri, login: Option<&Login>) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    hasher.update(address.to_string());
+    if let Some(login) = login {
+        hasher.update(format!("\n{}\n{}", login.username, login.password()));
+    }
+    hasher.finalize().to_vec()
 }
 
 fn address(realm: &str, service: Option<&str>, scope: &str) -> Option<Uri> {
@@ -116,6 +159,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
+/// Seconds a token is held at most, whatever its service says.
+const LONGEST: u64 = 3600;
 const LARGEST: u64 = 256 << 10;
 
 #[cfg(test)]

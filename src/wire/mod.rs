@@ -6,3 +6,4 @@ pub mod drain;
 pub mod headers;
 pub mod idle;
 pub mod pace;
+pub mod turns;

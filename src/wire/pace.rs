@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,8 +26,12 @@ pub struct Patience {
 pub struct Pace {
     patience: Patience,
     requests: AtomicUsize,
-    /// HTTP/2 frames are no heads: only the idle limit holds.
+    /// HTTP/2 frames are no heads: only the idle limit holds, and it holds during requests, too,
+    /// because a client that grants no window leaves no write pending.
     multiplexed: AtomicBool,
+    born: Instant,
+    /// Milliseconds after birth when bytes last moved.
+    moved: AtomicU64,
     waiting: Mutex<Waiting>,
 }
 
@@ -51,6 +55,8 @@ pub struct Paced<S> {
     pace: Arc<Pace>,
     reading: Pin<Box<Sleep>>,
     writing: Option<Pin<Box<Sleep>>>,
+    /// Plain HTTP is spoken on it, so a last word can be said.
+    plain: bool,
 }
 
 // === impl Pace ===
@@ -61,6 +67,8 @@ impl Pace {
             patience,
             requests: AtomicUsize::new(0),
             multiplexed: AtomicBool::new(false),
+            born: Instant::now(),
+            moved: AtomicU64::new(0),
             // A client that connects and says nothing is as slow as one that stops in a head.
             waiting: Mutex::new(Waiting {
                 since: Instant::now(),
@@ -81,10 +89,22 @@ impl Pace {
         self.multiplexed.store(true, Ordering::Relaxed);
     }
 
-    /// When the client's time is up; `None` while a request is under way.
+    /// A new beginning, as after a handshake: the client may be idle before it asks.
+    pub fn rest(&self) {
+        *self.waiting() = Waiting {
+            since: Instant::now(),
+            head: false,
+        };
+    }
+
+    /// When the client's time is up; `None` where a request under way stops the clock.
     fn deadline(&self) -> Option<Instant> {
         if self.requests.load(Ordering::Relaxed) > 0 {
-            return None;
+            let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+            return self
+                .multiplexed
+                .load(Ordering::Relaxed)
+                .then(|| self.born + moved + self.patience.idle);
         }
         let waiting = self.waiting();
         let limit = if waiting.head {
@@ -95,7 +115,13 @@ impl Pace {
         Some(waiting.since + limit)
     }
 
+    fn moved(&self) {
+        let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(age, Ordering::Relaxed);
+    }
+
     fn received(&self) {
+        self.moved();
         if self.requests.load(Ordering::Relaxed) > 0 || self.multiplexed.load(Ordering::Relaxed) {
             return;
         }
@@ -118,10 +144,7 @@ impl Pace {
 impl Drop for Busy {
     fn drop(&mut self) {
         if self.0.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            *self.0.waiting() = Waiting {
-                since: Instant::now(),
-                head: false,
-            };
+            self.0.rest();
         }
     }
 }
@@ -136,6 +159,7 @@ impl<S> Paced<S> {
             pace: Pace::new(patience),
             reading: Box::pin(tokio::time::sleep(patience.head)),
             writing: None,
+            plain: true,
         }
     }
 
@@ -143,9 +167,10 @@ impl<S> Paced<S> {
         &self.pace
     }
 
-    /// Puts back what was read too early.
+    /// Puts back what was read too early; what follows is no plain HTTP.
     pub fn rewind(mut self, prefix: Bytes) -> Self {
         self.prefix = prefix;
+        self.plain = false;
         self
     }
 
@@ -155,7 +180,7 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -184,7 +209,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
                     self.reading.as_mut().reset(deadline);
                 }
                 match self.reading.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(Err(late("sent no request"))),
+                    Poll::Ready(()) => {
+                        if self.plain && self.pace.waiting().head {
+                            // If it can be said without waiting; the connection ends either way.
+                            let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
+                        }
+                        Poll::Ready(Err(late("sent no request")))
+                    }
                     Poll::Pending => Poll::Pending,
                 }
             }
@@ -199,6 +230,7 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
+            self.pace.moved();
             self.writing = None;
             return polled;
         }
@@ -253,6 +285,8 @@ fn late(what: &str) -> io::Error {
     )
 }
 
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 67\r\n\r\npierhead: the request's head took too long (limits.client_headers)\n";
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -275,6 +309,17 @@ mod tests {
         let error = server.read(&mut buf).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_multiplexed_client_that_moves_nothing_is_not_waited_for_for_ever() {
+        let (_client, server) = duplex(64);
+        let mut server = Paced::new(server, PATIENCE);
+        server.pace().multiplex();
+        let _busy = server.pace().busy();
+        let began = Instant::now();
+        assert!(server.read(&mut [0; 8]).await.is_err());
+        assert_eq!(began.elapsed().as_secs(), 300);
     }
 
     #[tokio::test(start_paused = true)]

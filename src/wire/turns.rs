@@ -2,20 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// Locks by name; a name that nobody holds costs nothing.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub struct Turns {
     held: Mutex<HashMap<String, Weak<AsyncMutex<()>>>>,
 }
 
 // === impl Turns ===
 
 impl Turns {
-    /// Waits for this question's turn.
-    pub(super) async fn take(&self, question: String) -> OwnedMutexGuard<()> {
+    /// Waits for this question's turn, though not for ever: whoever has waited for long asks beside the
+    /// others, so that slow answers do not add up.
+    pub async fn take(&self, question: String) -> Option<OwnedMutexGuard<()>> {
         let lock = {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             if held.len() >= SWEEP_AT && held.len().is_power_of_two() {
@@ -30,8 +32,9 @@ impl Turns {
                 }
             }
         };
-        lock.lock_owned().await
+        tokio::time::timeout(LONGEST, lock.lock_owned()).await.ok()
     }
 }
 
+const LONGEST: Duration = Duration::from_secs(10);
 const SWEEP_AT: usize = 1024;

@@ -1,0 +1,342 @@
+//! The gateway's own names and passwords: where they are kept, read again when they change.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// A name and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub username: String,
+    password: String,
+}
+
+/// Where a registry's login is kept.
+#[derive(Clone, Debug)]
+pub enum LoginSource {
+    PasswordFile {
+        username: String,
+        file: PathBuf,
+    },
+    PasswordEnv {
+        username: String,
+        variable: String,
+    },
+    /// A Docker `config.json`: its `auths`, `credHelpers` and `credsStore`, asked for `host`.
+    DockerConfig {
+        file: PathBuf,
+        host: String,
+    },
+}
+
+/// A registry's login, as it is by now.
+pub struct Credentials {
+    source: LoginSource,
+    held: Mutex<Option<Held>>,
+}
+
+/// A login that cannot be read. Names places, never secrets.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CredentialError {
+    #[error("the password file {file} cannot be read: {why}")]
+    File { file: PathBuf, why: String },
+    #[error("the environment variable {0} (password_env) is not set")]
+    Env(String),
+    #[error("{file}: {why}")]
+    DockerConfig { file: PathBuf, why: String },
+    #[error("docker-credential-{helper}: {why}")]
+    Helper { helper: String, why: String },
+}
+
+struct Held {
+    login: Arc<Login>,
+    /// The file's state when it was read.
+    modified: Option<SystemTime>,
+    read: Instant,
+}
+
+// === impl Login ===
+
+impl Login {
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            username: username.into(),
+            password: password.into(),
+        }
+    }
+
+    /// Reads an `Authorization: Basic` value (RFC 7617).
+    pub fn from_basic(value: &HeaderValue) -> Option<Self> {
+        let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let text = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
+        let (username, password) = text.split_once(':')?;
+        Some(Self::new(username, password))
+    }
+
+    /// The password, for who compares it.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// As an `Authorization: Basic` value.
+    pub fn to_basic(&self) -> HeaderValue {
+        let text = STANDARD.encode(format!("{}:{}", self.username, self.password));
+        // Base64 is always a header value.
+        let mut value = HeaderValue::try_from(format!("Basic {text}"))
+            .unwrap_or_else(|_| HeaderValue::from_static("Basic"));
+        value.set_sensitive(true);
+        value
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    pub fn new(source: LoginSource) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            held: Mutex::new(None),
+        })
+    }
+
+    /// The login as it is now: a file is read again when it changed, a helper asked every few minutes.
+    pub async fn login(&self) -> Result<Arc<Login>, CredentialError> {
+        let modified = match &self.source {
+            LoginSource::PasswordFile { file, .. } | LoginSource::DockerConfig { file, .. } => {
+                std::fs::metadata(file)
+                    .and_then(|meta| meta.modified())
+                    .ok()
+            }
+            LoginSource::PasswordEnv { .. } => None,
+        };
+        {
+            let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(held) = &*held
+                && held.modified == modified
+                && held.read.elapsed() < ASK_AGAIN
+            {
+                return Ok(held.login.clone());
+            }
+        }
+        let login = Arc::new(self.read().await?);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(Held {
+            login: login.clone(),
+            modified,
+            read: Instant::now(),
+        });
+        Ok(login)
+    }
+
+    async fn read(&self) -> Result<Login, CredentialError> {
+        match &self.source {
+            LoginSource::PasswordFile { username, file } => {
+                let text = std::fs::read_to_string(file).map_err(|e| CredentialError::File {
+                    file: file.clone(),
+                    why: e.to_string(),
+                })?;
+                Ok(Login::new(username, text.trim_end_matches(['\r', '\n'])))
+            }
+            LoginSource::PasswordEnv { username, variable } => std::env::var(variable)
+                .map(|password| Login::new(username, password))
+                .map_err(|_| CredentialError::Env(variable.clone())),
+            LoginSource::DockerConfig { file, host } => {
+                let err = |why: String| CredentialError::DockerConfig {
+                    file: file.clone(),
+                    why,
+                };
+                let text = std::fs::read_to_string(file).map_err(|e| err(e.to_string()))?;
+                // A parse error may quote the file: only its place is told.
+                let config: DockerConfig = serde_json::from_str(&text)
+                    .map_err(|e| err(format!("no Docker config.json, line {}", e.line())))?;
+                config
+                    .login(host)
+                    .await
+                    .and_then(|found| found.ok_or_else(|| err(format!("no login for {host}"))))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Credentials").field(&self.source).finish()
+    }
+}
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: HashMap<String, DockerAuth>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: HashMap<String, String>,
+    #[serde(default, rename = "credsStore")]
+    store: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct DockerAuth {
+    auth: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperAnswer {
+    username: String,
+    secret: String,
+}
+
+// === impl DockerConfig ===
+
+impl DockerConfig {
+    async fn login(&self, host: &str) -> Result<Option<Login>, CredentialError> {
+        let names = docker_names(host);
+        for name in &names {
+            if let Some(helper) = self.helpers.get(name) {
+                return ask_helper(helper, name).await.map(Some);
+            }
+        }
+        for name in &names {
+            let entry = self.auths.get(name);
+            if let Some(login) = entry.and_then(|entry| decode(entry.auth.as_deref()?)) {
+                return Ok(Some(login));
+            }
+            if let (Some(_), Some(store)) = (entry, &self.store) {
+                return ask_helper(store, name).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The names under which Docker keeps a host's login.
+fn docker_names(host: &str) -> Vec<String> {
+    if matches!(
+        host,
+        "docker.io" | "registry-1.docker.io" | "index.docker.io"
+    ) {
+        let names = [
+            "https://index.docker.io/v1/",
+            "index.docker.io",
+            "docker.io",
+        ];
+        return names.map(str::to_owned).into();
+    }
+    vec![host.to_owned(), format!("https://{host}")]
+}
+
+fn decode(auth: &str) -> Option<Login> {
+    let text = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
+    let (username, password) = text.split_once(':')?;
+    Some(Login::new(username, password.trim_end_matches('\0')))
+}
+
+/// Runs `docker-credential-HELPER get` with the name on its standard input.
+async fn ask_helper(helper: &str, name: &str) -> Result<Login, CredentialError> {
+    let err = |why: String| CredentialError::Helper {
+        helper: helper.to_owned(),
+        why,
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !helper.chars().all(plain) {
+        return Err(err("that is no helper's name".into()));
+    }
+    let asked = async {
+        let mut child = Command::new(format!("docker-credential-{helper}"))
+            .arg("get")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(name.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(HELPER_TIME, asked)
+        .await
+        .map_err(|_| err(format!("no answer within {HELPER_TIME:?}")))?
+        .map_err(|e| err(e.to_string()))?;
+    if !output.status.success() {
+        return Err(err(format!("it knows no login for {name}")));
+    }
+    let answer: HelperAnswer =
+        serde_json::from_slice(&output.stdout).map_err(|_| err("its answer is no login".into()))?;
+    Ok(Login::new(answer.username, answer.secret))
+}
+
+/// A helper's secret, and a variable's, are asked for again after this long.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
+const HELPER_TIME: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basic_goes_both_ways_and_debug_shows_no_password() {
+        let login = Login::new("robot", "s3cret:with colon");
+        assert_eq!(Login::from_basic(&login.to_basic()), Some(login.clone()));
+        assert!(!format!("{login:?} {:?}", login.to_basic()).contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn a_changed_password_file_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "one\n").unwrap();
+        let credentials = Credentials::new(LoginSource::PasswordFile {
+            username: "robot".into(),
+            file: file.clone(),
+        });
+        assert_eq!(credentials.login().await.unwrap().password(), "one");
+        let later = SystemTime::now() + Duration::from_secs(5);
+        std::fs::write(&file, "two").unwrap();
+        std::fs::File::open(&file)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        assert_eq!(credentials.login().await.unwrap().password(), "two");
+    }
+
+    #[tokio::test]
+    async fn a_docker_config_gives_docker_hubs_login_by_any_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        let auth = STANDARD.encode("me:token");
+        std::fs::write(
+            &file,
+            format!(r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{auth}"}}}}}}"#),
+        )
+        .unwrap();
+        let credentials = Credentials::new(LoginSource::DockerConfig {
+            file,
+            host: "docker.io".into(),
+        });
+        assert_eq!(
+            *credentials.login().await.unwrap(),
+            Login::new("me", "token")
+        );
+    }
+}

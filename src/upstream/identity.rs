@@ -1,0 +1,214 @@
+//! Who asks upstream, and the dance that proves it (RFC 7235, and the distribution spec's tokens).
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+use tracing::warn;
+
+use super::credentials::{Credentials, Login};
+use super::token::Fetched;
+use super::{Endpoint, Fault, FaultKind, Upstream};
+use crate::oci::challenge::{self, Challenge};
+use crate::wire::body::Body;
+use crate::wire::headers;
+
+/// In whose name upstream is asked.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// The caller's, with exactly what it sent; challenges are its own to meet.
+    Caller(Option<HeaderValue>),
+    /// The caller's name and password, in whatever way upstream wants them.
+    Login(Arc<Login>),
+    /// The gateway's own; without credentials as anybody.
+    Gateway(Option<Arc<Credentials>>),
+}
+
+/// What a Bearer challenge asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Bearer {
+    pub(super) realm: String,
+    pub(super) service: Option<String>,
+    pub(super) scope: String,
+}
+
+/// How an endpoint wants to be asked, as it last said.
+#[derive(Clone, Debug)]
+pub(super) enum Scheme {
+    Basic,
+    Bearer(Bearer),
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Asks for `path` of `repository` as `identity`, following redirects; without a body. An answer
+    /// of 401 is final: whoever asks was refused. The gateway's own login refused is a fault.
+    pub async fn fetch(
+        &self,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        repository: &str,
+    ) -> Result<Response<Body>, Fault> {
+        self.dance(endpoint, identity, method, path, headers, repository, true)
+            .await
+    }
+
+    /// The same, without following redirects.
+    pub async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        repository: &str,
+    ) -> Result<Response<Body>, Fault> {
+        self.dance(endpoint, identity, method, path, headers, repository, false)
+            .await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one question, asked twice above")]
+    async fn dance(
+        &self,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        method: Method,
+        path: &str,
+        mut headers: HeaderMap,
+        repository: &str,
+        follow: bool,
+    ) -> Result<Response<Body>, Fault> {
+        let uri = endpoint.uri(path)?;
+        headers.remove(header::AUTHORIZATION);
+        let login = match identity {
+            Identity::Caller(credential) => {
+                if let Some(credential) = credential {
+                    headers.insert(header::AUTHORIZATION, credential.clone());
+                }
+                return self
+                    .send_bare(&endpoint.name, method, uri, headers, follow)
+                    .await;
+            }
+            Identity::Login(login) => Some(login.clone()),
+            Identity::Gateway(None) => None,
+            Identity::Gateway(Some(credentials)) => {
+                Some(credentials.login().await.map_err(|e| {
+                    warn!(registry = %endpoint.name, error = %e, "the gateway's own login cannot be read");
+                    Fault {
+                        kind: FaultKind::Login,
+                        message: format!("the gateway's own login for {} cannot be read; its log says why", endpoint.name),
+                    }
+                })?)
+            }
+        };
+        let scheme_key = format!("{}/{repository}", endpoint.id);
+        let mut scheme = self.schemes.get(&scheme_key);
+        let mut refused: Option<HeaderValue> = None;
+        for _ in 0..TURNS {
+            let credential = match (&scheme, &login) {
+                (Some(Scheme::Bearer(bearer)), login) => {
+                    match self
+                        .tokens
+                        .fetch(
+                            self,
+                            &endpoint.name,
+                            bearer,
+                            login.as_deref(),
+                            refused.as_ref(),
+                        )
+                        .await
+                    {
+                        Fetched::Token(token) => Some(token),
+                        Fetched::Refused => None,
+                        Fetched::Away(fault) => return Err(fault),
+                    }
+                }
+                (Some(Scheme::Basic), Some(login)) => Some(login.to_basic()),
+                _ => None,
+            };
+            match &credential {
+                Some(credential) => headers.insert(header::AUTHORIZATION, credential.clone()),
+                None => headers.remove(header::AUTHORIZATION),
+            };
+            let answer = self
+                .send_bare(
+                    &endpoint.name,
+                    method.clone(),
+                    uri.clone(),
+                    headers.clone(),
+                    follow,
+                )
+                .await?;
+            if answer.status() != StatusCode::UNAUTHORIZED {
+                return Ok(answer);
+            }
+            let offered = offered(answer.headers(), repository);
+            let again = match (&offered, &credential) {
+                (Some(_), None) => scheme.is_none() || refused.is_none(),
+                (Some(Scheme::Bearer(_)), Some(spent)) => refused.as_ref() != Some(spent),
+                _ => false,
+            };
+            if !again || (matches!(offered, Some(Scheme::Basic)) && login.is_none()) {
+                return self.refused(endpoint, identity, answer);
+            }
+            refused = credential.or_else(|| Some(HeaderValue::from_static("none")));
+            if let Some(offered) = offered {
+                self.schemes.insert(scheme_key.clone(), offered.clone());
+                scheme = Some(offered);
+            }
+        }
+        Err(Fault::nonsense(format!(
+            "{} asks for credentials again and again",
+            endpoint.name
+        )))
+    }
+
+    fn refused(
+        &self,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        answer: Response<Body>,
+    ) -> Result<Response<Body>, Fault> {
+        let Identity::Gateway(Some(_)) = identity else {
+            return Ok(answer);
+        };
+        warn!(registry = %endpoint.name, "upstream refused the gateway's own login");
+        self.metrics.login_refused(&endpoint.name);
+        Err(Fault {
+            kind: FaultKind::Login,
+            message: format!(
+                "{} refused the gateway's own login; its operator has to mend username and password of that registry",
+                endpoint.name
+            ),
+        })
+    }
+}
+
+/// The first challenge of an answer that can be met.
+fn offered(headers: &HeaderMap, repository: &str) -> Option<Scheme> {
+    challenge::parse_all(headers::lines(headers, &header::WWW_AUTHENTICATE))
+        .into_iter()
+        .find_map(|challenge| match challenge {
+            Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            } => Some(Scheme::Bearer(Bearer {
+                realm,
+                service,
+                scope: scope.unwrap_or_else(|| match repository {
+                    "" => String::new(),
+                    repository => format!("repository:{repository}:pull"),
+                }),
+            })),
+            Challenge::Basic { .. } => Some(Scheme::Basic),
+            Challenge::Other { .. } => None,
+        })
+}
+
+/// Without a credential, with one, and once more with a fresh token.
+const TURNS: usize = 4;
