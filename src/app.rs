@@ -1,5 +1,6 @@
 //! The composition root: config → rooms → run → drain. Nothing is bound before everything is valid.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::registry::{Registries, RegistryRules};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Authority, CaConfig, Leaves, Notice};
 use crate::upstream::Upstream;
+use crate::upstream::credentials::Credentials;
 use crate::upstream::dial::Dialer;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
@@ -120,7 +122,7 @@ impl App {
             upstream.clone(),
             Arc::new(access),
             rules,
-            std::collections::HashMap::new(),
+            robots(&config, &policy),
         );
 
         let mut proxies = Vec::new();
@@ -216,6 +218,25 @@ impl App {
         let _ = self.cache.index().flush().await;
         Ok(())
     }
+}
+
+/// The gateway's own logins, by the name of the registry they are for.
+pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentials>> {
+    let mut robots = HashMap::new();
+    for (host, source) in &config.logins {
+        let named = policy.registries().iter().find(|registry| {
+            !registry.builtin
+                && (registry.name == host.as_str()
+                    || registry
+                        .hosts
+                        .iter()
+                        .any(|one| one.as_str() == host.as_str()))
+        });
+        if let Some(registry) = named {
+            robots.insert(registry.name.clone(), Credentials::new(source.clone()));
+        }
+    }
+    robots
 }
 
 /// The CA as configured, made or re-issued where it has to be.

@@ -273,7 +273,9 @@ impl Cache {
         }
         // A blob on disk that no download is about to make known: it was missed somehow.
         if known.is_none() && key.kind == Kind::Blob && self.flight(&key.digest).is_none() {
-            self.adopt(key.clone(), object.size()).await;
+            drop(object);
+            self.adopt_if_right(key.clone()).await;
+            return self.open.open(&self.store, key).ok()?;
         }
         self.index.touch(key);
         Some(object)
@@ -356,7 +358,7 @@ impl Cache {
         {
             if in_place {
                 if self.index.object(&key).is_none() {
-                    self.adopt(key.clone(), size).await;
+                    self.adopt_if_right(key.clone()).await;
                 }
                 let _ = self.store.settle(&key);
             } else if key.kind == Kind::Blob && size > 0 {
@@ -389,6 +391,22 @@ impl Cache {
                 }
             }
             Ok(Err(e)) => warn!(error = %e, "the cache directory cannot be walked"),
+            Err(_) => {}
+        }
+    }
+
+    /// Makes a file known that the index missed, after hashing it: nothing vouches for it any more.
+    async fn adopt_if_right(&self, key: Key) {
+        let (store, hashed) = (self.store.clone(), key.clone());
+        let right = tokio::task::spawn_blocking(move || store.verify(&hashed)).await;
+        match right {
+            Ok(Ok(Some(size))) => self.adopt(key, size).await,
+            Ok(Ok(None)) => {
+                warn!(digest = %key.digest, "a cached file was damaged; it is fetched anew");
+                let removed = self.open.remove(&self.store, &key);
+                let _ = tokio::task::spawn_blocking(move || drop(removed)).await;
+            }
+            Ok(Err(e)) => warn!(digest = %key.digest, error = %e, "a cached file cannot be read"),
             Err(_) => {}
         }
     }

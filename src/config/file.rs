@@ -129,9 +129,14 @@ pub struct Registry {
     pub ports: Vec<NonZeroU16>,
     #[serde(default, with = "AuthModeText")]
     pub auth: AuthMode,
-    pub username: Option<Secret>,
-    pub password_file: Option<Secret>,
-    pub password_env: Option<Secret>,
+    #[serde(default)]
+    pub username: Maybe<String>,
+    #[serde(default)]
+    pub password_file: Maybe<PathBuf>,
+    #[serde(default)]
+    pub password_env: Maybe<String>,
+    #[serde(default)]
+    pub docker_config: Maybe<PathBuf>,
     #[serde(default, with = "PushText")]
     pub push: Push,
     #[serde(default, deserialize_with = "tag_ttl")]
@@ -191,30 +196,6 @@ pub fn not_yet(file: &File) -> Option<NotYet> {
     for (at, rule) in file.policy.rule.iter().enumerate() {
         let users = rule.users.is_some();
         found.push(users.then_some(("policy.rule.users", Some(at + 1), "a rule for users")));
-    }
-    for (at, registry) in file.registry.iter().enumerate() {
-        let own = "the gateway's own login";
-        for (set, key, feature) in [
-            (registry.auth != AuthMode::Client, "registry.auth", own),
-            (registry.username.is_some(), "registry.username", own),
-            (
-                registry.password_file.is_some(),
-                "registry.password_file",
-                own,
-            ),
-            (
-                registry.password_env.is_some(),
-                "registry.password_env",
-                own,
-            ),
-            (
-                registry.push != Push::Deny,
-                "registry.push",
-                "pushing through the gateway",
-            ),
-        ] {
-            found.push(set.then_some((key, Some(at + 1), feature)));
-        }
     }
     let first = found.into_iter().flatten().next();
     first.map(|(key, entry, feature)| NotYet {

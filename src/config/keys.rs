@@ -88,9 +88,14 @@ pub const KEYS: &[Key] = &[
     key("registry.host", Kind::Text, "\"registry.example\""),
     key("registry.ports", Kind::List, "[443]"),
     key("registry.auth", Kind::Text, "\"client\""),
-    key("registry.username", Kind::Secret, "\"robot\""),
-    key("registry.password_file", Kind::Secret, "\"robot-password\""),
-    key("registry.password_env", Kind::Secret, "\"ROBOT_PASSWORD\""),
+    key("registry.username", Kind::Text, "\"robot\""),
+    key("registry.password_file", Kind::Text, "\"robot-password\""),
+    key("registry.password_env", Kind::Text, "\"ROBOT_PASSWORD\""),
+    key(
+        "registry.docker_config",
+        Kind::Text,
+        "\"/root/.docker/config.json\"",
+    ),
     key("registry.push", Kind::Text, "\"deny\""),
     key(
         "registry.tag_ttl",

@@ -27,7 +27,10 @@ pub use self::error::{ConfigError, KeyPath, Origin};
 use self::file::File;
 pub use self::keys::{KEYS, Key, Kind};
 use self::places::Places;
-use crate::policy::{AddressGuard, PolicyConfig, RegistryConfig, RuleConfig, same_registry};
+use crate::policy::{
+    AddressGuard, AuthMode, HostPattern, PolicyConfig, RegistryConfig, RuleConfig, same_registry,
+};
+use crate::upstream::credentials::LoginSource;
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// The `[[registry]]` entries, in the file's order.
     pub registries: Vec<RegistryConfig>,
+    /// Where the gateway's own logins are kept, by the entry's host.
+    pub logins: Vec<(HostPattern, LoginSource)>,
     /// Whether the well-known public registries are answered.
     pub builtin_registries: bool,
     pub limits: LimitsConfig,
@@ -241,6 +246,22 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         .iter()
         .map(|key| format!("`{key}` is set, but has no effect in this version of pierhead yet"))
         .collect();
+    let mut logins = Vec::new();
+    for (at, entry) in file.registry.iter().enumerate() {
+        match login(entry) {
+            Ok(None) => {}
+            Ok(Some(source)) => {
+                if entry.auth == AuthMode::Client {
+                    warnings.push(format!(
+                        "the login of [[registry]] entry {} is not used: its auth is \"client\"",
+                        at + 1
+                    ));
+                }
+                logins.push((entry.host.0.clone(), source));
+            }
+            Err((key, message)) => return wrong(key, Some(at + 1), message),
+        }
+    }
     let registries: Vec<RegistryConfig> = file.registry.into_iter().map(registry).collect();
     for (at, entry) in registries.iter().enumerate() {
         let same = |earlier: &RegistryConfig| same_registry(earlier, entry);
@@ -291,6 +312,7 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
             rules: file.policy.rule.into_iter().map(rule).collect(),
         },
         registries,
+        logins,
         builtin_registries: file.builtin_registries,
         limits: LimitsConfig {
             client_headers: limits.client_headers.0,
@@ -330,6 +352,41 @@ fn registry(entry: file::Registry) -> RegistryConfig {
         deny_repositories: entry.deny_repositories,
         enabled: entry.enabled,
         url: entry.url.0.map(|url| url.0),
+    }
+}
+
+/// The gateway's own login of an entry; the error is a key and what to say there.
+fn login(entry: &file::Registry) -> Result<Option<LoginSource>, (&'static str, &'static str)> {
+    let (username, file, variable) = (
+        entry.username.0.clone(),
+        entry.password_file.0.clone(),
+        entry.password_env.0.clone(),
+    );
+    match (username, file, variable, entry.docker_config.0.clone()) {
+        (None, None, None, None) => Ok(None),
+        (None, None, None, Some(file)) => Ok(Some(LoginSource::DockerConfig {
+            file,
+            host: entry.host.0.to_string(),
+        })),
+        (_, _, _, Some(_)) => Err((
+            "registry.docker_config",
+            "it brings its own name and password; leave out username, password_file and password_env",
+        )),
+        (Some(username), Some(file), None, None) => {
+            Ok(Some(LoginSource::PasswordFile { username, file }))
+        }
+        (Some(username), None, Some(variable), None) => {
+            Ok(Some(LoginSource::PasswordEnv { username, variable }))
+        }
+        (Some(_), Some(_), Some(_), None) => Err((
+            "registry.password_env",
+            "there is a password_file already; leave one of them out",
+        )),
+        (Some(_), None, None, None) => Err((
+            "registry.username",
+            "say password_file or password_env as well",
+        )),
+        (None, ..) => Err(("registry.password_file", "say username as well")),
     }
 }
 

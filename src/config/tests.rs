@@ -658,36 +658,6 @@ fn what_this_version_cannot_keep_is_refused_by_its_line() {
             4,
             "policy.rule.users (entry 1)",
         ),
-        (
-            "[[registry]]\nhost = \"a\"\nauth = \"gateway\"",
-            3,
-            "registry.auth (entry 1)",
-        ),
-        (
-            "[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"b\"\nauth = \"client-or-gateway\"",
-            5,
-            "registry.auth (entry 2)",
-        ),
-        (
-            "[[registry]]\nhost = \"a\"\nusername = \"hunter2\"",
-            3,
-            "registry.username (entry 1)",
-        ),
-        (
-            "[[registry]]\nhost = \"a\"\npassword_file = \"hunter2\"",
-            3,
-            "registry.password_file (entry 1)",
-        ),
-        (
-            "[[registry]]\nhost = \"a\"\npassword_env = \"hunter2\"",
-            3,
-            "registry.password_env (entry 1)",
-        ),
-        (
-            "[[registry]]\nhost = \"a\"\npush = \"allow\"",
-            3,
-            "registry.push (entry 1)",
-        ),
     ] {
         let message = message(text);
         let expected = format!("pierhead.toml, line {line}: `{key}`: ");
@@ -705,7 +675,6 @@ fn no_error_repeats_a_secret() {
     for text in [
         "[upstream]\nproxy = \"http://u:hunter2@p",
         "[upstream]\nproxy = [\"http://u:hunter2@p\"]",
-        "[[registry]]\nhost = \"a\"\nusername = 42424242",
         "[[registry]]\nhost = \"a\"\npassword = \"hunter2\"",
         "[[registry]]\nhost = \"a\"\nurl = \"https://u:hunter2@a.example\"",
     ] {
@@ -717,11 +686,34 @@ fn no_error_repeats_a_secret() {
             );
         }
     }
-    let file: File = toml::from_str(
-        "upstream.proxy = \"http://u:hunter2@p\"\n[[registry]]\nhost = \"a\"\nusername = \"hunter2\"",
-    )
-    .unwrap();
+    let file: File = toml::from_str("upstream.proxy = \"http://u:hunter2@p\"").unwrap();
     assert!(!format!("{file:?}").contains("hunter2"));
+}
+
+// === the gateway's own logins ===
+
+#[test]
+fn a_login_has_a_name_and_one_place_for_its_password() {
+    let entry = |more: &str| format!("[[registry]]\nhost = \"a\"\nauth = \"gateway\"\n{more}");
+    let good = entry("username = \"robot\"\npassword_file = \"f\"");
+    assert_eq!(load(&good).logins.len(), 1);
+    assert_eq!(load(&entry("docker_config = \"c.json\"")).logins.len(), 1);
+    assert!(load(&entry("")).logins.is_empty());
+    for (more, key) in [
+        ("username = \"robot\"", "registry.username (entry 1)"),
+        ("password_env = \"P\"", "registry.password_file (entry 1)"),
+        (
+            "username = \"r\"\npassword_file = \"f\"\npassword_env = \"P\"",
+            "registry.password_env (entry 1)",
+        ),
+        (
+            "username = \"r\"\ndocker_config = \"c\"",
+            "registry.docker_config (entry 1)",
+        ),
+    ] {
+        let message = message(&entry(more));
+        assert!(message.contains(&format!("`{key}`: ")), "{message}");
+    }
 }
 
 // === warnings ===

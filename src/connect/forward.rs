@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 
 use super::{Gateway, Peer, denied, plain, shown};
 use crate::policy::{Action, Target, Via};
-use crate::registry::{Answer, Call, endpoint};
+use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{self, Line, Outcome};
 use crate::upstream::FaultKind;
 use crate::wire::body::Body;
@@ -68,17 +68,18 @@ impl Gateway {
                     return plain(StatusCode::BAD_REQUEST, "pierhead: that is no host\n");
                 };
                 line.registry.clone_from(&site.registry.name);
-                let call = Call {
+                let asked = Asked {
                     endpoint,
                     method: request.method().clone(),
                     path_and_query: path_and_query.to_owned(),
                     headers: request.headers().clone(),
                     client: peer.client,
-                    identity: self.registries.identify(&site, request.headers()),
                     site,
+                    mirror: false,
+                    realm: Some(format!("http://{}{TOKEN_PATH}", shown(&target, Via::Http))),
                 };
                 let body = self.request_body(request.into_body());
-                let answer = self.registries.serve(call, body).await;
+                let answer = self.registries.serve(asked, body).await;
                 self.logged(answer, line, busy)
             }
             Action::Tunnel => {

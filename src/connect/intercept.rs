@@ -20,7 +20,7 @@ use tracing::{debug, info};
 use super::{Gateway, LARGEST_HEAD, Peer, plain, shown, upgraded};
 use crate::oci::error::{Code, OciError};
 use crate::policy::{Site, Target, Via};
-use crate::registry::{Answer, Call, endpoint};
+use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::upstream::Endpoint;
 use crate::wire::body::Body;
@@ -152,7 +152,7 @@ impl Inside {
                 .gateway
                 .logged(answer.about("", &reference), line, busy);
         }
-        let call = Call {
+        let asked = Asked {
             site: self.site.clone(),
             endpoint: self.endpoint.clone(),
             method: request.method().clone(),
@@ -163,13 +163,14 @@ impl Inside {
                 .to_owned(),
             headers: request.headers().clone(),
             client: self.peer.client,
-            identity: self
-                .gateway
-                .registries
-                .identify(&self.site, request.headers()),
+            mirror: false,
+            realm: Some(format!(
+                "https://{}{TOKEN_PATH}",
+                shown(&self.target, Via::Connect)
+            )),
         };
         let body = self.gateway.request_body(request.into_body());
-        let answer = self.gateway.registries.serve(call, body).await;
+        let answer = self.gateway.registries.serve(asked, body).await;
         self.gateway.logged(answer, line, busy)
     }
 

@@ -3,6 +3,7 @@
 mod forward;
 mod intercept;
 mod local;
+mod mirror;
 mod tunnel;
 
 use std::any::Any;
@@ -109,6 +110,9 @@ impl Gateway {
         }
         if request.uri().authority().is_some() {
             return self.forward(request, peer, started, busy).await;
+        }
+        if mirror::serves(request.uri().path()) {
+            return self.mirror(request, peer, started, busy).await;
         }
         local::answer(&self, &request, peer.drain.has_begun())
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use sha2::Sha256;
 use tokio::task::JoinHandle;
@@ -100,7 +100,7 @@ impl Access {
         if call.by_policy_alone() {
             return true;
         }
-        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
         self.fresh(&own) || self.fresh(&everybodys)
     }
@@ -110,7 +110,7 @@ impl Access {
         if call.by_policy_alone() {
             return true;
         }
-        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
         let limit = self.offline_for.as_secs();
         [own, everybodys]
@@ -125,7 +125,7 @@ impl Access {
         if call.by_policy_alone() {
             return;
         }
-        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         self.set(own, Some(now_seconds())).await;
     }
 
@@ -136,7 +136,7 @@ impl Access {
         if call.by_policy_alone() || call.credential().is_none() {
             return;
         }
-        let own = self.grant_key(&call.endpoint, repo, call.credential());
+        let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         if self.proven(&own).is_some() {
             self.set(own, None).await;
         }
@@ -217,12 +217,22 @@ impl Access {
         }
     }
 
+    /// Whether a caller who was told to get a token could not get one now: the service that the
+    /// challenge names is away. Found out at most every few seconds.
+    pub async fn no_token_to_be_had(&self, endpoint: &Endpoint, challenge: &HeaderMap) -> bool {
+        let asking = self.upstream.token_service_answers(endpoint, challenge);
+        match tokio::time::timeout(self.revalidate_timeout, asking).await {
+            Ok(answers) => !answers,
+            Err(_) => true,
+        }
+    }
+
     /// A key for what is remembered of one caller in one repository.
     pub fn grant_key(
         &self,
         endpoint: &Endpoint,
         repo: &RepoName,
-        credential: Option<&HeaderValue>,
+        credential: Option<&[u8]>,
     ) -> [u8; 32] {
         let mut mac = self.mac();
         for part in [endpoint.id.as_bytes(), repo.as_str().as_bytes()] {
@@ -232,7 +242,7 @@ impl Access {
         match credential {
             Some(value) => {
                 mac.update(b"credential\n");
-                mac.update(value.as_bytes());
+                mac.update(value);
             }
             None => mac.update(b"anonymous"),
         }
@@ -273,6 +283,15 @@ impl Access {
             }
             Ok(answer) if is_away(answer.status()) && offline => Proof::Offline,
             Ok(answer) => {
+                if offline
+                    && answer.status() == StatusCode::UNAUTHORIZED
+                    && call.credential().is_none()
+                {
+                    let challenge = answer.headers().clone();
+                    if self.no_token_to_be_had(&call.endpoint, &challenge).await {
+                        return Proof::Offline;
+                    }
+                }
                 if matches!(
                     answer.status(),
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
@@ -352,20 +371,15 @@ impl Access {
         Answer::relayed(&Response::from_parts(parts, bytes)).with_words(call)
     }
 
-    /// Whether what upstream says to this call says nothing of what it says to anybody.
-    fn asks_as_caller(&self, call: &Call) -> bool {
-        match &call.identity {
-            Identity::Caller(credential) => credential.is_some(),
-            Identity::Login(_) => true,
-            Identity::Gateway(_) => false,
-        }
-    }
-
     /// Finds out, once in a while, whether anybody may read `repo`: so that one caller's pull makes what
     /// is public available to all, and to all while upstream is away. `path` is what the caller asks for.
     pub fn ask_for_everybody(self: &Arc<Self>, call: &Call, repo: &RepoName, path: &str) -> Asking {
         let key = self.grant_key(&call.endpoint, repo, None);
-        if !self.asks_as_caller(call) || self.fresh(&key) || self.asked.contains_key(&key) {
+        if call.by_policy_alone()
+            || call.credential().is_none()
+            || self.fresh(&key)
+            || self.asked.contains_key(&key)
+        {
             return Asking(None);
         }
         self.asked.insert(key, ());
@@ -380,7 +394,7 @@ impl Access {
                 .upstream
                 .fetch(
                     &endpoint,
-                    &Identity::Gateway(None),
+                    &Identity::Anonymous,
                     Method::HEAD,
                     &path,
                     headers,

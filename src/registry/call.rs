@@ -8,14 +8,29 @@ use http::uri::{Authority, Scheme};
 use http::{Method, Response};
 
 use crate::oci::accept::Accept;
-use crate::policy::{Registry, Site, Target, Via};
+use crate::policy::{AuthMode, Registry, Site, Target, Via};
 use crate::telemetry::access::Outcome;
 use crate::upstream::Endpoint;
 use crate::upstream::identity::Identity;
 use crate::wire::body::Body;
 use crate::wire::headers;
 
-/// One request, parsed once.
+/// One request, as it came.
+pub struct Asked {
+    pub site: Arc<Site>,
+    pub endpoint: Endpoint,
+    pub method: Method,
+    /// Path and query.
+    pub path_and_query: String,
+    pub headers: HeaderMap,
+    pub client: IpAddr,
+    /// It came to the gateway as to a registry, and not as to a proxy.
+    pub mirror: bool,
+    /// Our own token service, for clients that have to choose whether to log in.
+    pub realm: Option<String>,
+}
+
+/// One request, with in whose name it is answered.
 #[derive(Clone)]
 pub struct Call {
     pub site: Arc<Site>,
@@ -60,14 +75,19 @@ impl Call {
         self.method == Method::HEAD
     }
 
-    /// What the caller's standing with upstream hangs on; `None` for who sent nothing.
-    pub fn credential(&self) -> Option<&HeaderValue> {
-        self.headers.get(header::AUTHORIZATION)
+    /// What the caller's standing with upstream hangs on; `None` for who comes as anybody.
+    pub fn credential(&self) -> Option<Vec<u8>> {
+        match &self.identity {
+            Identity::Caller(credential) => Some(credential.as_ref()?.as_bytes().to_vec()),
+            Identity::Login(login) => Some(login.to_basic().as_bytes().to_vec()),
+            Identity::Anonymous => None,
+            Identity::Gateway(_) => Some(b"gateway".to_vec()),
+        }
     }
 
-    /// Policy alone decides who may see what; the gateway asks upstream by itself.
+    /// Policy alone decides who may see what.
     pub fn by_policy_alone(&self) -> bool {
-        matches!(self.identity, Identity::Gateway(_))
+        self.registry().auth == AuthMode::Gateway
     }
 
     /// All `Accept` lines as one list.

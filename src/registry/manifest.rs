@@ -299,7 +299,17 @@ impl Registries {
         if matches!(status.as_u16(), 405 | 501) {
             return Judged::Unclear;
         }
+        let challenge = head.headers().clone();
         let answer = relay::relayed(head).with_words(call);
+        if status == StatusCode::UNAUTHORIZED
+            && call.credential().is_none()
+            && self
+                .access
+                .no_token_to_be_had(&call.endpoint, &challenge)
+                .await
+        {
+            return Judged::Away(Box::new(answer));
+        }
         self.note_refusal(call, repo, status).await;
         self.note_missing(call, repo, question, answer.response.status())
             .await;

@@ -4,6 +4,7 @@ pub mod access;
 mod blob;
 pub mod call;
 mod manifest;
+mod passes;
 mod relay;
 mod reply;
 mod source;
@@ -13,17 +14,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use self::access::Access;
-pub use self::call::{Answer, Call, endpoint};
+use self::call::Call;
+pub use self::call::{Answer, Asked, endpoint};
+pub use self::passes::TOKEN_PATH;
+use self::passes::{Pass, Passes};
 use crate::cache::Cache;
 use crate::oci::error::{Code, OciError};
 use crate::oci::reference::{Reference, RepoName};
 use crate::oci::route::Route;
-use crate::policy::{AuthMode, Push, Role, Site};
+use crate::policy::{AuthMode, Push, Role};
 use crate::upstream::Upstream;
 use crate::upstream::credentials::{Credentials, Login};
 use crate::upstream::identity::Identity;
@@ -53,6 +57,7 @@ pub struct Registries {
     turns: Turns,
     /// The gateway's own logins, by the registry's name.
     robots: HashMap<String, Arc<Credentials>>,
+    passes: Passes,
     /// 404s of seconds ago.
     missing: moka::sync::Cache<([u8; 32], String), Arc<Response<Bytes>>>,
 }
@@ -77,6 +82,7 @@ impl Registries {
             manifest_size: rules.manifest_size,
             turns: Turns::default(),
             robots,
+            passes: Passes::default(),
             missing: moka::sync::Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(MISSING_FOR)
@@ -84,38 +90,85 @@ impl Registries {
         })
     }
 
-    /// In whose name upstream is asked for a request to `site`.
-    pub fn identify(&self, site: &Site, headers: &HeaderMap) -> Identity {
-        let own = || Identity::Gateway(self.robots.get(&site.registry.name).cloned());
-        let credential = headers.get(header::AUTHORIZATION).cloned();
-        match (site.registry.auth, credential) {
-            (AuthMode::Client, credential) => Identity::Caller(credential),
-            (AuthMode::Gateway, _) | (AuthMode::ClientOrGateway, None) => own(),
-            (AuthMode::ClientOrGateway, Some(credential)) => match Login::from_basic(&credential) {
+    /// In whose name upstream is asked; `None` where a token of ours has ended.
+    fn identify(&self, asked: &Asked) -> Option<Identity> {
+        let registry = &asked.site.registry;
+        let robot = || Identity::Gateway(self.robots.get(&registry.name).cloned());
+        let credential = asked.headers.get(header::AUTHORIZATION);
+        let nobody = match (registry.auth, asked.mirror) {
+            (AuthMode::Gateway, _) => return Some(robot()),
+            (AuthMode::Client, false) => return Some(Identity::Caller(credential.cloned())),
+            (AuthMode::Client, true) => Identity::Anonymous,
+            (AuthMode::ClientOrGateway, _) => robot(),
+        };
+        let Some(credential) = credential else {
+            return Some(nobody);
+        };
+        match self.passes.read(credential) {
+            Pass::Anonymous => Some(nobody),
+            Pass::Login(login) => Some(Identity::Login(login)),
+            Pass::Ended => None,
+            Pass::Foreign => Some(match Login::from_basic(credential) {
                 Some(login) => Identity::Login(Arc::new(login)),
-                None => Identity::Caller(Some(credential)),
-            },
+                None => Identity::Caller(Some(credential.clone())),
+            }),
         }
     }
 
     /// Answers one request. `body` is the request's own, for what is relayed.
-    pub async fn serve(self: &Arc<Self>, call: Call, body: Body) -> Answer {
-        let path = call
+    pub async fn serve(self: &Arc<Self>, asked: Asked, body: Body) -> Answer {
+        let path = asked
             .path_and_query
             .split('?')
             .next()
             .unwrap_or("/")
             .to_owned();
-        if let Some(why) = ambiguous(&path) {
+        let chooses = asked.mirror || asked.site.registry.auth == AuthMode::ClientOrGateway;
+        if chooses && path == TOKEN_PATH {
+            return self.token(&asked).await.about("", &path);
+        }
+        let Some(identity) = self.identify(&asked) else {
+            return self.wants_login(&asked, "a fresh token").about("", &path);
+        };
+        let call = Call {
+            site: asked.site.clone(),
+            endpoint: asked.endpoint.clone(),
+            method: asked.method.clone(),
+            path_and_query: asked.path_and_query.clone(),
+            headers: asked.headers.clone(),
+            client: asked.client,
+            identity,
+        };
+        let policy_alone = call.by_policy_alone();
+        let mut answer = self.route(call, &asked, &path, body).await;
+        if answer.response.status() == StatusCode::UNAUTHORIZED {
+            if policy_alone {
+                let name = &asked.endpoint.name;
+                let message = format!(
+                    "{name} wants credentials, and the gateway has none for it: username and password_file of [[registry]] {name} are missing"
+                );
+                let (repository, reference) = (answer.repository, answer.reference);
+                return Answer::denied(&message, format!("registry {name}"))
+                    .about(&repository, &reference);
+            }
+            if chooses {
+                passes::challenge(&mut answer, &asked);
+            }
+        }
+        answer
+    }
+
+    async fn route(self: &Arc<Self>, call: Call, asked: &Asked, path: &str, body: Body) -> Answer {
+        if let Some(why) = ambiguous(path) {
             let error = OciError::new(Code::NameInvalid, why);
-            return Answer::error(StatusCode::BAD_REQUEST, &error).about("", &path);
+            return Answer::error(StatusCode::BAD_REQUEST, &error).about("", path);
         }
         match call.site.role {
             // A search host answers `/v1/` by relay and `/v2/` like any other.
             Role::Registry | Role::Search => {}
             Role::Auth {
                 path_prefix: Some(prefix),
-            } if !begins_with(&path, prefix) => {
+            } if !begins_with(path, prefix) => {
                 return Answer::denied(
                     &format!(
                         "of {} only {prefix}, the token service of {}, is open",
@@ -125,21 +178,21 @@ impl Registries {
                 );
             }
             Role::Auth { .. } => {
-                return self.relay(&call, body).await.about("", &path);
+                return self.relay(&call, body).await.about("", path);
             }
         }
-        let route = match Route::parse(&path) {
+        let route = match Route::parse(path) {
             Ok(route) => route,
             Err(error) => {
                 let error = OciError::new(error.code(), error.to_string());
-                return Answer::error(StatusCode::BAD_REQUEST, &error).about("", &path);
+                return Answer::error(StatusCode::BAD_REQUEST, &error).about("", path);
             }
         };
         if let Some(repo) = route.repo()
             && let Err(rule) = call.registry().allows_repository(repo.as_str())
         {
             let message = format!("the repository {repo} is not open here: {rule}");
-            return Answer::denied(&message, rule).about(repo.as_str(), &path);
+            return Answer::denied(&message, rule).about(repo.as_str(), path);
         }
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         let in_v2 = path == "/v2" || path.starts_with("/v2/");
@@ -152,10 +205,10 @@ impl Registries {
                 ),
                 format!("registry {name}, push = \"deny\""),
             )
-            .about(&repository, &path);
+            .about(&repository, path);
         }
         match route {
-            Route::Ping => self.ping(&call, body).await.about("", &path),
+            Route::Ping => self.ping(&call, asked, body).await.about("", path),
             Route::Manifest { repo, reference } if reads => {
                 self.in_a_task(call, repo, reference).await
             }
@@ -165,7 +218,9 @@ impl Registries {
                 .about(repo.as_str(), digest.as_str()),
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
-                self.relay(&call, body).await.about(&repository, &path)
+                self.pass_on(&call, body, &repository)
+                    .await
+                    .about(&repository, path)
             }
         }
     }
@@ -185,7 +240,7 @@ impl Registries {
         );
         let caller = self
             .access
-            .grant_key(&call.endpoint, repo, call.credential());
+            .grant_key(&call.endpoint, repo, call.credential().as_deref());
         self.missing
             .insert((caller, name.to_owned()), Arc::new(answer));
     }
@@ -194,7 +249,7 @@ impl Registries {
     fn remembered_missing(&self, call: &Call, repo: &RepoName, name: &str) -> Option<Answer> {
         let caller = self
             .access
-            .grant_key(&call.endpoint, repo, call.credential());
+            .grant_key(&call.endpoint, repo, call.credential().as_deref());
         let answer = self.missing.get(&(caller, name.to_owned()))?;
         Some(Answer::relayed(&answer))
     }

@@ -1,13 +1,15 @@
 //! Everything the cache has no part in: passed on as it is, streamed both ways.
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 
 use super::Registries;
 use super::access::is_away;
-use super::call::{Answer, Call};
+use super::call::{Answer, Asked, Call};
 use super::reply::{API_VERSION, REGISTRY_2, STALE, finish};
+use crate::policy::AuthMode;
 use crate::telemetry::access::Outcome;
+use crate::upstream::identity::Identity;
 use crate::upstream::{Fault, FaultKind};
 use crate::wire::body::{self, Body};
 use crate::wire::headers;
@@ -29,11 +31,49 @@ impl Registries {
         }
     }
 
-    /// `GET /v2/`: whether credentials are wanted. While upstream is away the answer is 200, so that a
-    /// client whose token service is away as well goes on to what is cached and public.
-    pub(super) async fn ping(&self, call: &Call, request_body: Body) -> Answer {
-        let uri = call.endpoint.uri(&call.path_and_query);
-        let asked = match uri {
+    /// Passes on what is neither cached nor pushed (lists of tags, referrers, the catalog) in the name
+    /// that fits. Only the caller's own name travels with a method that changes something.
+    pub(super) async fn pass_on(
+        &self,
+        call: &Call,
+        request_body: Body,
+        repository: &str,
+    ) -> Answer {
+        let reads = matches!(call.method, Method::GET | Method::HEAD);
+        if matches!(call.identity, Identity::Caller(_)) || !reads {
+            return self.relay(call, request_body).await;
+        }
+        let mut headers = call.asking(call.headers.get(header::ACCEPT).cloned());
+        if let Some(range) = call.headers.get(header::RANGE) {
+            headers.insert(header::RANGE, range.clone());
+        }
+        let asked = self.upstream.ask(
+            &call.endpoint,
+            &call.identity,
+            call.method.clone(),
+            &call.path_and_query,
+            headers,
+            repository,
+        );
+        match asked.await {
+            Ok(response) => relayed(response),
+            Err(fault) => Answer::fault(&fault),
+        }
+    }
+
+    /// `GET /v2/`: whether credentials are wanted. While upstream is away, or the token service it
+    /// names, the answer is 200, so that a client goes on to what is cached and public.
+    pub(super) async fn ping(&self, call: &Call, asked: &Asked, request_body: Body) -> Answer {
+        if call.by_policy_alone() {
+            return Answer::new(pong(false), Outcome::Relay);
+        }
+        if asked.mirror || call.registry().auth == AuthMode::ClientOrGateway {
+            return match call.headers.contains_key(header::AUTHORIZATION) {
+                true => Answer::new(pong(false), Outcome::Relay),
+                false => self.wants_login(asked, "to know whether you log in"),
+            };
+        }
+        let answer = match call.endpoint.uri(&call.path_and_query) {
             Err(fault) => Err(fault),
             Ok(uri) => {
                 let mut request = Request::new(request_body);
@@ -51,8 +91,21 @@ impl Registries {
                     })
             }
         };
-        match asked {
-            Ok(response) if !is_away(response.status()) => relayed(response),
+        match answer {
+            Ok(response) if is_away(response.status()) => Answer::new(pong(true), Outcome::Stale),
+            Ok(response) => {
+                let challenge = response.headers().clone();
+                if response.status() == StatusCode::UNAUTHORIZED
+                    && call.credential().is_none()
+                    && self
+                        .access
+                        .no_token_to_be_had(&call.endpoint, &challenge)
+                        .await
+                {
+                    return Answer::new(pong(true), Outcome::Stale);
+                }
+                relayed(response)
+            }
             // Not away, but wrong: whoever mends it must see it.
             Err(fault)
                 if matches!(
@@ -62,16 +115,21 @@ impl Registries {
             {
                 Answer::fault(&fault)
             }
-            Ok(_) | Err(_) => {
-                let head = Response::builder()
-                    .status(StatusCode::OK)
-                    .header(header::CONTENT_TYPE, "application/json")
-                    .header(API_VERSION, REGISTRY_2)
-                    .header(header::WARNING, HeaderValue::from_static(STALE));
-                Answer::new(finish(head, body::full("{}")), Outcome::Stale)
-            }
+            Err(_) => Answer::new(pong(true), Outcome::Stale),
         }
     }
+}
+
+/// The answer of a registry that asks for nothing.
+fn pong(stale: bool) -> Response<Body> {
+    let mut head = Response::builder()
+        .status(StatusCode::OK)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(API_VERSION, REGISTRY_2);
+    if stale {
+        head = head.header(header::WARNING, HeaderValue::from_static(STALE));
+    }
+    finish(head, body::full("{}"))
 }
 
 /// An upstream's answer as the client's, hop-by-hop fields aside.

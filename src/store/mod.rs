@@ -25,7 +25,7 @@ use std::str::FromStr;
 use rustix::fs::{FlockOperation, flock};
 
 pub use self::spool::{Committed, Mismatch, Spool};
-use crate::oci::digest::{Algorithm, Digest};
+use crate::oci::digest::{Algorithm, Digest, Hasher};
 
 /// What an object is, and so which folder holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -190,6 +190,23 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Hashes an object: its size where the bytes are the digest's, `None` where they are not. Blocking.
+    pub fn verify(&self, key: &Key) -> io::Result<Option<u64>> {
+        use std::io::Read;
+        let Some((mut file, size)) = self.open_object(key)? else {
+            return Ok(None);
+        };
+        let mut hasher = Hasher::new(key.digest.algorithm());
+        let mut chunk = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut chunk)? {
+                0 => break,
+                n => hasher.update(&chunk[..n]),
+            }
+        }
+        Ok((hasher.finish() == key.digest).then_some(size))
     }
 
     /// Takes an object out, quickly; its bytes go with the answer. `None` for one that is gone.

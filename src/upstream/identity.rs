@@ -20,6 +20,8 @@ pub enum Identity {
     Caller(Option<HeaderValue>),
     /// The caller's name and password, in whatever way upstream wants them.
     Login(Arc<Login>),
+    /// Anybody's: without a login, with an anonymous token where that is wanted.
+    Anonymous,
     /// The gateway's own; without credentials as anybody.
     Gateway(Option<Arc<Credentials>>),
 }
@@ -94,7 +96,7 @@ impl Upstream {
                     .await;
             }
             Identity::Login(login) => Some(login.clone()),
-            Identity::Gateway(None) => None,
+            Identity::Anonymous | Identity::Gateway(None) => None,
             Identity::Gateway(Some(credentials)) => {
                 Some(credentials.login().await.map_err(|e| {
                     warn!(registry = %endpoint.name, error = %e, "the gateway's own login cannot be read");
@@ -165,6 +167,19 @@ impl Upstream {
             "{} asks for credentials again and again",
             endpoint.name
         )))
+    }
+
+    /// Whether the token service that a challenge names is there; `true` where it names none.
+    pub async fn token_service_answers(&self, endpoint: &Endpoint, challenge: &HeaderMap) -> bool {
+        let Some(Scheme::Bearer(bearer)) = offered(challenge, "") else {
+            return true;
+        };
+        if let Some(known) = self.services.get(&bearer.realm) {
+            return known;
+        }
+        let answers = self.tokens.answers(self, &endpoint.name, &bearer).await;
+        self.services.insert(bearer.realm, answers);
+        answers
     }
 
     fn refused(

@@ -84,6 +84,8 @@ pub struct Upstream {
     tokens: Tokens,
     /// How endpoints want to be asked, by repository.
     schemes: moka::sync::Cache<String, Scheme>,
+    /// Token services that were asked seconds ago, and whether they answered.
+    services: moka::sync::Cache<String, bool>,
     idle: Duration,
     via: HeaderValue,
     metrics: Arc<Metrics>,
@@ -196,6 +198,10 @@ impl Upstream {
             schemes: moka::sync::Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(SCHEMES_FOR)
+                .build(),
+            services: moka::sync::Cache::builder()
+                .max_capacity(1_000)
+                .time_to_live(SERVICES_FOR)
                 .build(),
             idle,
             via,
@@ -368,4 +374,5 @@ fn status_label(status: StatusCode) -> &'static str {
     }
 }
 
+const SERVICES_FOR: Duration = Duration::from_secs(10);
 const SCHEMES_FOR: Duration = Duration::from_secs(3600);

@@ -131,6 +131,22 @@ impl Tokens {
     }
 }
 
+impl Tokens {
+    /// Whether the service answers at all, be it with a no.
+    pub(super) async fn answers(&self, upstream: &Upstream, name: &str, bearer: &Bearer) -> bool {
+        let Some(address) = address(&bearer.realm, bearer.service.as_deref(), &bearer.scope) else {
+            return true;
+        };
+        match upstream
+            .follow(name, Method::GET, address, HeaderMap::new())
+            .await
+        {
+            Ok(response) => !response.status().is_server_error(),
+            Err(_) => false,
+        }
+    }
+}
+
 /// Hashed, so that no password stays in memory as a key.
 fn key(address: &Uri, login: Option<&Login>) -> Vec<u8> {
     let mut hasher = Sha256::new();
@@ -148,7 +164,10 @@ fn address(realm: &str, service: Option<&str>, scope: &str) -> Option<Uri> {
     if let Some(service) = service {
         address.push_str(&format!("service={}&", encode(service)));
     }
-    address.push_str(&format!("scope={}", encode(scope)));
+    if !scope.is_empty() {
+        address.push_str(&format!("scope={}", encode(scope)));
+    }
+    let address = address.trim_end_matches(['?', '&']);
     let address: Uri = address.parse().ok()?;
     matches!(address.scheme_str(), Some("https" | "http")).then_some(address)
 }

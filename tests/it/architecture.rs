@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("config", &["policy"]),
+    ("config", &["policy", "upstream"]),
     ("listen", &["connect", "telemetry", "wire"]),
     (
         "connect",

@@ -1,0 +1,246 @@
+//! `/v2/…` on the proxy port: the gateway as a registry, for clients that take no proxy setting.
+//!
+//! Which registry is meant is looked up, never dialled as given: `?ns=HOST` (containerd), else a first
+//! name component that can be a host, else Docker Hub. Same cache, same promises, same grants.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+
+use super::{Gateway, Peer};
+use crate::oci::error::{Code, OciError};
+use crate::policy::{Action, Target, Via};
+use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
+use crate::telemetry::access::{Line, Outcome};
+use crate::wire::body::Body;
+use crate::wire::headers;
+use crate::wire::pace::Busy;
+
+/// A path of ours in the words of the registry that is meant.
+#[derive(Debug, PartialEq, Eq)]
+struct Meant {
+    /// As the client wrote it.
+    registry: String,
+    path_and_query: String,
+}
+
+/// Whether a path belongs to the mirror endpoint.
+pub(super) fn serves(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/") || path == TOKEN_PATH
+}
+
+impl Gateway {
+    pub(super) async fn mirror(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+        started: Instant,
+        busy: Busy,
+    ) -> Response<Body> {
+        let meant = meant(request.uri().path(), request.uri().query());
+        let mut line = Line {
+            client: peer.client,
+            user: None,
+            method: request.method().to_string(),
+            host: meant.registry.clone(),
+            registry: String::new(),
+            repository: String::new(),
+            reference: request.uri().path().to_owned(),
+            status: 0,
+            outcome: Outcome::Error,
+            rule: String::new(),
+            started,
+        };
+        let reference = line.reference.clone();
+        let Some(target) = self.target(&meant.registry) else {
+            let message = format!(
+                "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
+                meant.registry, meant.registry
+            );
+            let error = OciError::new(Code::NameUnknown, message);
+            let answer = Answer::error(StatusCode::NOT_FOUND, &error).about("", &reference);
+            return self.logged(answer, line, busy);
+        };
+        let verdict = self.policy.decide(peer.client, None, Via::Connect, &target);
+        let site = match verdict.action {
+            Action::Intercept(site) => site,
+            Action::Tunnel => {
+                let message = format!("{target} is tunnelled ({}), not cached", verdict.rule);
+                let answer = Answer::denied(&message, verdict.rule.to_string());
+                return self.logged(answer.about("", &reference), line, busy);
+            }
+            Action::Deny { reason, .. } => {
+                let answer = Answer::denied(&reason, verdict.rule.to_string());
+                return self.logged(answer.about("", &reference), line, busy);
+            }
+        };
+        let Some(endpoint) = endpoint(&site, Via::Connect, &target) else {
+            let error = OciError::new(Code::NameInvalid, "that is no host");
+            return self.logged(Answer::error(StatusCode::BAD_REQUEST, &error), line, busy);
+        };
+        line.registry.clone_from(&site.registry.name);
+        let own_name = headers::lines(request.headers(), &header::HOST).next();
+        let asked = Asked {
+            endpoint,
+            method: request.method().clone(),
+            path_and_query: in_namespace(&meant.path_and_query, site.registry.one_namespace),
+            headers: request.headers().clone(),
+            client: peer.client,
+            mirror: true,
+            realm: own_name.map(|host| format!("http://{host}{TOKEN_PATH}")),
+            site,
+        };
+        let body = self.request_body(request.into_body());
+        let answer = self.registries.serve(asked, body).await;
+        self.logged(answer, line, busy)
+    }
+
+    /// Where the registry of that name is asked.
+    fn target(&self, name: &str) -> Option<Target> {
+        let written: Target = name
+            .parse()
+            .or_else(|_| format!("{name}:443").parse())
+            .ok()?;
+        let port = name.parse::<Target>().ok().map(|target| target.port);
+        let registry = self.policy.registry_for(written.host.as_str(), port)?;
+        if registry.serves(&written.host) {
+            return Some(written);
+        }
+        let host = registry.hosts.iter().find_map(|host| host.exact())?;
+        Some(Target::new(host, written.port))
+    }
+}
+
+/// Reads `?ns=` and the name's first component.
+fn meant(path: &str, query: Option<&str>) -> Meant {
+    let mut namespace = None;
+    let mut rest = Vec::new();
+    for pair in query.into_iter().flat_map(|query| query.split('&')) {
+        match pair.strip_prefix("ns=") {
+            Some(host) => {
+                namespace = Some(percent_decode_str(host).decode_utf8_lossy().into_owned())
+            }
+            None => rest.push(pair),
+        }
+    }
+    let query = match rest.is_empty() {
+        true => String::new(),
+        false => format!("?{}", rest.join("&")),
+    };
+    let (first, name) = match path.strip_prefix("/v2/") {
+        Some(name) => name.split_once('/').unwrap_or((name, "")),
+        None => ("", ""),
+    };
+    let first = percent_decode_str(first).decode_utf8_lossy();
+    let is_host = first.contains(['.', ':']) || first == "localhost";
+    match namespace {
+        Some(registry) => Meant {
+            registry,
+            path_and_query: format!("{path}{query}"),
+        },
+        None if is_host && !name.is_empty() => Meant {
+            registry: first.into_owned(),
+            path_and_query: format!("/v2/{name}{query}"),
+        },
+        None => Meant {
+            registry: "docker.io".into(),
+            path_and_query: format!("{path}{query}"),
+        },
+    }
+}
+
+/// Docker Hub's own images have `library/` before their names, which people leave out.
+fn in_namespace(path_and_query: &str, one_namespace: bool) -> String {
+    let name = path_and_query
+        .strip_prefix("/v2/")
+        .filter(|_| one_namespace);
+    match name.and_then(|name| name.split_once('/')) {
+        Some((image, rest))
+            if ["manifests/", "blobs/", "tags/", "referrers/"]
+                .iter()
+                .any(|endpoint| rest.starts_with(endpoint)) =>
+        {
+            format!("/v2/library/{image}/{rest}")
+        }
+        _ => path_and_query.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &str, query: Option<&str>) -> (String, String) {
+        let meant = meant(path, query);
+        (meant.registry, meant.path_and_query)
+    }
+
+    #[test]
+    fn the_namespace_comes_first_then_a_name_that_is_a_host_then_docker_hub() {
+        for (path, query, registry, expected) in [
+            (
+                "/v2/org/app/manifests/1",
+                Some("ns=ghcr.io"),
+                "ghcr.io",
+                "/v2/org/app/manifests/1",
+            ),
+            (
+                "/v2/a/tags/list",
+                Some("n=5&ns=r.corp%3A5000"),
+                "r.corp:5000",
+                "/v2/a/tags/list?n=5",
+            ),
+            (
+                "/v2/ghcr.io/org/app/manifests/1",
+                None,
+                "ghcr.io",
+                "/v2/org/app/manifests/1",
+            ),
+            (
+                "/v2/r.corp:5000/app/blobs/x",
+                None,
+                "r.corp:5000",
+                "/v2/app/blobs/x",
+            ),
+            (
+                "/v2/localhost/app/blobs/x",
+                None,
+                "localhost",
+                "/v2/app/blobs/x",
+            ),
+            (
+                "/v2/library/alpine/manifests/1",
+                None,
+                "docker.io",
+                "/v2/library/alpine/manifests/1",
+            ),
+            ("/v2/", None, "docker.io", "/v2/"),
+        ] {
+            assert_eq!(
+                read(path, query),
+                (registry.into(), expected.into()),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn docker_hubs_own_images_get_their_library() {
+        assert_eq!(
+            in_namespace("/v2/alpine/manifests/3", true),
+            "/v2/library/alpine/manifests/3"
+        );
+        assert_eq!(
+            in_namespace("/v2/alpine/manifests/3", false),
+            "/v2/alpine/manifests/3"
+        );
+        assert_eq!(
+            in_namespace("/v2/org/app/manifests/3", true),
+            "/v2/org/app/manifests/3"
+        );
+        assert_eq!(in_namespace("/v2/", true), "/v2/");
+    }
+}
