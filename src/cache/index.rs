@@ -74,6 +74,8 @@ enum Op {
     Tag(String, Option<TagRecord>),
     Member(Vec<u8>, u64),
     Grant([u8; 32], Option<u64>),
+    /// All records of a tag, whatever `Accept` they answer.
+    Untag(String),
     Walked(Ack),
     /// Tags and grants older than this.
     Prune(u64),
@@ -272,6 +274,11 @@ impl Index {
     /// Remembers or (`None`) forgets a tag.
     pub async fn set_tag(&self, tag_key: String, record: Option<TagRecord>) {
         self.send(Op::Tag(tag_key, record)).await;
+    }
+
+    /// Forgets what a tag stood for, whatever `Accept` asked: it was pushed anew.
+    pub async fn untag(&self, tag_prefix: String) {
+        self.send(Op::Untag(tag_prefix)).await;
     }
 
     /// Whether an upstream has shown this member; see `access`.
@@ -481,6 +488,11 @@ fn apply(
             }
             Op::Grant(grant, None) => {
                 grants.remove(grant.as_slice())?;
+            }
+            Op::Untag(prefix) => {
+                // The prefix ends in a line feed; what follows it is below the next character.
+                let end = format!("{}\u{b}", prefix.trim_end_matches('\n'));
+                tags.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
             }
             Op::Walked(_) => {
                 meta.insert(WALKED, 1)?;

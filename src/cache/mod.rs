@@ -1,5 +1,6 @@
 //! Request to bytes, once: the only door to the store.
 
+pub mod capture;
 pub mod flight;
 pub mod index;
 mod open;

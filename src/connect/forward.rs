@@ -76,6 +76,7 @@ impl Gateway {
                     client: peer.client,
                     site,
                     mirror: false,
+                    name_prefix: String::new(),
                     realm: Some(format!("http://{}{TOKEN_PATH}", shown(&target, Via::Http))),
                 };
                 let body = self.request_body(request.into_body());

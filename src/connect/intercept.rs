@@ -164,6 +164,7 @@ impl Inside {
             headers: request.headers().clone(),
             client: self.peer.client,
             mirror: false,
+            name_prefix: String::new(),
             realm: Some(format!(
                 "https://{}{TOKEN_PATH}",
                 shown(&self.target, Via::Connect)

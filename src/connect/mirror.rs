@@ -25,6 +25,8 @@ struct Meant {
     /// As the client wrote it.
     registry: String,
     path_and_query: String,
+    /// What the registry takes of the name, with its slash.
+    name_prefix: String,
 }
 
 /// Whether a path belongs to the mirror endpoint.
@@ -90,6 +92,7 @@ impl Gateway {
             headers: request.headers().clone(),
             client: peer.client,
             mirror: true,
+            name_prefix: meant.name_prefix.clone(),
             realm: own_name.map(|host| format!("http://{host}{TOKEN_PATH}")),
             site,
         };
@@ -140,14 +143,17 @@ fn meant(path: &str, query: Option<&str>) -> Meant {
         Some(registry) => Meant {
             registry,
             path_and_query: format!("{path}{query}"),
+            name_prefix: String::new(),
         },
         None if is_host && !name.is_empty() => Meant {
+            name_prefix: format!("{first}/"),
             registry: first.into_owned(),
             path_and_query: format!("/v2/{name}{query}"),
         },
         None => Meant {
             registry: "docker.io".into(),
             path_and_query: format!("{path}{query}"),
+            name_prefix: String::new(),
         },
     }
 }

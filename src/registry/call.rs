@@ -26,6 +26,8 @@ pub struct Asked {
     pub client: IpAddr,
     /// It came to the gateway as to a registry, and not as to a proxy.
     pub mirror: bool,
+    /// What stands before the repository's name in the client's paths, as `ghcr.io/`, or nothing.
+    pub name_prefix: String,
     /// Our own token service, for clients that have to choose whether to log in.
     pub realm: Option<String>,
 }

@@ -5,6 +5,7 @@ mod blob;
 pub mod call;
 mod manifest;
 mod passes;
+mod push;
 mod relay;
 mod reply;
 mod source;
@@ -23,6 +24,7 @@ use self::call::Call;
 pub use self::call::{Answer, Asked, endpoint};
 pub use self::passes::TOKEN_PATH;
 use self::passes::{Pass, Passes};
+use self::push::Session;
 use crate::cache::Cache;
 use crate::oci::error::{Code, OciError};
 use crate::oci::reference::{Reference, RepoName};
@@ -58,6 +60,8 @@ pub struct Registries {
     /// The gateway's own logins, by the registry's name.
     robots: HashMap<String, Arc<Credentials>>,
     passes: Passes,
+    /// Copies of uploads under way, by where their next request goes.
+    uploads: moka::sync::Cache<String, Session>,
     /// 404s of seconds ago.
     missing: moka::sync::Cache<([u8; 32], String), Arc<Response<Bytes>>>,
 }
@@ -83,6 +87,10 @@ impl Registries {
             turns: Turns::default(),
             robots,
             passes: Passes::default(),
+            uploads: moka::sync::Cache::builder()
+                .max_capacity(1_000)
+                .time_to_live(UPLOADS_FOR)
+                .build(),
             missing: moka::sync::Cache::builder()
                 .max_capacity(10_000)
                 .time_to_live(MISSING_FOR)
@@ -216,6 +224,14 @@ impl Registries {
                 .blob(&call, &repo, &digest)
                 .await
                 .about(repo.as_str(), digest.as_str()),
+            Route::Manifest { repo, reference } if call.method == Method::PUT => self
+                .push_manifest(&call, asked, &repo, &reference, body)
+                .await
+                .about(repo.as_str(), reference.as_str()),
+            Route::Upload { repo } if !reads => self
+                .push_blob(&call, asked, &repo, body)
+                .await
+                .about(repo.as_str(), path),
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
                 self.pass_on(&call, body, &repository)
@@ -302,6 +318,8 @@ fn begins_with(path: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
 }
 
+/// An upload that is not gone on with is not copied any more.
+const UPLOADS_FOR: Duration = Duration::from_secs(3600);
 const MISSING_FOR: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

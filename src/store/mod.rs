@@ -15,6 +15,7 @@
 //! start finds what a crash kept from the index without walking the tree.
 
 mod spool;
+mod upload;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -25,6 +26,7 @@ use std::str::FromStr;
 use rustix::fs::{FlockOperation, flock};
 
 pub use self::spool::{Committed, Mismatch, Spool};
+pub use self::upload::Upload;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
 
 /// What an object is, and so which folder holds it.
@@ -240,6 +242,14 @@ impl Store {
     /// Opens the spool of a download, hashing again what an earlier try left there. Blocking.
     pub fn spool(&self, key: &Key) -> io::Result<Spool> {
         Spool::open(self.partial_path(key), key)
+    }
+
+    /// A file for an upload whose digest is not known yet. Blocking.
+    pub fn upload(&self) -> io::Result<Upload> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let name = format!("upload-{:016x}", u64::from_le_bytes(random));
+        Upload::create(self.root.join("partial").join(name))
     }
 
     /// Free bytes of the file system for an unprivileged user.

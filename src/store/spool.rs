@@ -68,6 +68,22 @@ impl Spool {
         Ok(spool)
     }
 
+    pub(super) fn taken_over(
+        file: Arc<File>,
+        path: PathBuf,
+        key: &Key,
+        hasher: Hasher,
+        written: u64,
+    ) -> Self {
+        Self {
+            file,
+            path,
+            key: key.clone(),
+            hasher,
+            written,
+        }
+    }
+
     /// The file, for those who follow the download; bytes below [`Spool::written`] are final.
     pub fn file(&self) -> Arc<File> {
         self.file.clone()

@@ -98,13 +98,7 @@ impl Upstream {
             Identity::Login(login) => Some(login.clone()),
             Identity::Anonymous | Identity::Gateway(None) => None,
             Identity::Gateway(Some(credentials)) => {
-                Some(credentials.login().await.map_err(|e| {
-                    warn!(registry = %endpoint.name, error = %e, "the gateway's own login cannot be read");
-                    Fault {
-                        kind: FaultKind::Login,
-                        message: format!("the gateway's own login for {} cannot be read; its log says why", endpoint.name),
-                    }
-                })?)
+                Some(self.own_login(endpoint, credentials).await?)
             }
         };
         let scheme_key = format!("{}/{repository}", endpoint.id);
@@ -167,6 +161,76 @@ impl Upstream {
             "{} asks for credentials again and again",
             endpoint.name
         )))
+    }
+
+    /// The `Authorization` for a request that carries a body, and so cannot be asked twice: for
+    /// `actions` on `repository`. `None`: without.
+    pub async fn authorization(
+        &self,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        repository: &str,
+        actions: &str,
+    ) -> Result<Option<HeaderValue>, Fault> {
+        let login = match identity {
+            Identity::Caller(credential) => return Ok(credential.clone()),
+            Identity::Login(login) => Some(login.clone()),
+            Identity::Anonymous | Identity::Gateway(None) => None,
+            Identity::Gateway(Some(credentials)) => {
+                Some(self.own_login(endpoint, credentials).await?)
+            }
+        };
+        let key = format!("{}/", endpoint.id);
+        let scheme = match self.schemes.get(&key) {
+            Some(scheme) => Some(scheme),
+            None => {
+                let uri = endpoint.uri("/v2/")?;
+                let answer = self
+                    .send_bare(&endpoint.name, Method::GET, uri, HeaderMap::new(), false)
+                    .await?;
+                let offered = offered(answer.headers(), "");
+                if let Some(offered) = &offered {
+                    self.schemes.insert(key, offered.clone());
+                }
+                offered
+            }
+        };
+        match (scheme, login) {
+            (Some(Scheme::Basic), Some(login)) => Ok(Some(login.to_basic())),
+            (Some(Scheme::Bearer(bearer)), login) => {
+                let bearer = Bearer {
+                    scope: format!("repository:{repository}:{actions}"),
+                    ..bearer
+                };
+                match self
+                    .tokens
+                    .fetch(self, &endpoint.name, &bearer, login.as_deref(), None)
+                    .await
+                {
+                    Fetched::Token(token) => Ok(Some(token)),
+                    Fetched::Refused => Ok(None),
+                    Fetched::Away(fault) => Err(fault),
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn own_login(
+        &self,
+        endpoint: &Endpoint,
+        credentials: &Credentials,
+    ) -> Result<Arc<Login>, Fault> {
+        credentials.login().await.map_err(|e| {
+            warn!(registry = %endpoint.name, error = %e, "the gateway's own login cannot be read");
+            Fault {
+                kind: FaultKind::Login,
+                message: format!(
+                    "the gateway's own login for {} cannot be read; its log says why",
+                    endpoint.name
+                ),
+            }
+        })
     }
 
     /// Whether the token service that a challenge names is there; `true` where it names none.

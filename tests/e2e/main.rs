@@ -20,5 +20,6 @@ mod freshness;
 mod plain;
 mod private;
 mod pulls;
+mod push;
 mod trust;
 mod weather;

@@ -213,7 +213,11 @@ async fn answer(
     } else if tokens::is_service(&host, request.uri().path()) {
         tokens::answer(shared, &host, request).await
     } else {
-        registry::answer(shared, &host, &request).await
+        if registry::writes(&host, &request) {
+            registry::write(shared, &host, request).await
+        } else {
+            registry::answer(shared, &host, &request).await
+        }
     };
     shared.seen.add(entry, response.status());
     response

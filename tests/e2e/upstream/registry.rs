@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use serde_json::json;
 
 use super::access::Caller;
@@ -199,6 +201,67 @@ pub async fn answer<B>(shared: &Arc<Shared>, host: &str, request: &Request<B>) -
         return hub_manifest(shared, site, request).await;
     }
     forward(shared, site, request).await
+}
+
+/// Whether a request pushes, to a registry that takes pushes: those without a CDN.
+pub fn writes<B>(host: &str, request: &Request<B>) -> bool {
+    let takes = Site::find(host).is_some_and(|site| !site.redirects);
+    takes
+        && request.uri().path().starts_with("/v2/")
+        && !matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+/// A push, to the backend under the host's folder; its `Location` leads back here.
+pub async fn write(shared: &Arc<Shared>, host: &str, request: Request<Incoming>) -> Response<Body> {
+    let site = Site::find(host).expect("asked before");
+    let path = request.uri().path().to_owned();
+    let rest = path.trim_start_matches("/v2/");
+    let repository = rest
+        .rsplit_once("/blobs/")
+        .or_else(|| rest.rsplit_once("/manifests/"))
+        .map(|(repository, _)| repository);
+    if let Err(response) = site.admit(shared, request.headers(), repository) {
+        return *response;
+    }
+    let query = request.uri().query().map_or(String::new(), |it| {
+        // A mount names a repository of this host.
+        format!(
+            "?{}",
+            it.replace("from=", &format!("from={}%2F", site.folder))
+        )
+    });
+    let mut headers = HeaderMap::new();
+    for name in [header::CONTENT_TYPE, header::CONTENT_RANGE] {
+        if let Some(value) = request.headers().get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let method = request.method().clone();
+    let Ok(body) = request.into_body().collect().await else {
+        return plain(StatusCode::BAD_REQUEST, "the body broke off");
+    };
+    let to = format!("/v2/{}/{rest}{query}", site.folder);
+    let sent = shared
+        .store
+        .send(method, &to, headers, body.to_bytes().to_vec())
+        .await;
+    let (mut head, body) = sent.into_parts();
+    head.headers.remove(header::CONNECTION);
+    let location = head
+        .headers
+        .get(header::LOCATION)
+        .and_then(|value| {
+            value
+                .to_str()
+                .ok()?
+                .split_once(&format!("/v2/{}/", site.folder))
+        })
+        .map(|(_, rest)| format!("https://{host}/v2/{rest}"));
+    if let Some(location) = location {
+        let location = HeaderValue::try_from(location).expect("a header value");
+        head.headers.insert(header::LOCATION, location);
+    }
+    Response::from_parts(head, full(body))
 }
 
 async fn hub_manifest<B>(shared: &Shared, site: &Site, request: &Request<B>) -> Response<Body> {

@@ -1,0 +1,122 @@
+//! What is pushed through the gateway is copied as it passes, to be in the cache at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::{debug, warn};
+
+use super::Cache;
+use super::space::Reservation;
+use crate::oci::digest::Digest;
+use crate::store::{Key, Upload};
+
+/// An upload's bytes so far. Where the disk does not take them the push goes on without.
+#[derive(Debug)]
+pub struct Capture {
+    upload: Option<Upload>,
+    room: Reservation,
+}
+
+// === impl Capture ===
+
+impl Capture {
+    /// Copies the next bytes.
+    pub async fn append(&mut self, chunk: Bytes) {
+        let Some(mut upload) = self.upload.take() else {
+            return;
+        };
+        let wanted = upload.written() + chunk.len() as u64;
+        if wanted > self.room.bytes()
+            && let Err(e) = self.room.grow(wanted + STEP).await
+        {
+            debug!(error = %e, "a push is not copied into the cache");
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || {
+            let result = upload.append(&chunk);
+            (upload, result)
+        })
+        .await;
+        match written {
+            Ok((upload, Ok(()))) => {
+                self.room.wrote(upload.written());
+                self.upload = Some(upload);
+            }
+            Ok((_, Err(e))) => warn!(error = %e, "a push is not copied into the cache"),
+            Err(_) => {}
+        }
+    }
+
+    /// Forgets what was copied: it is not what upstream has.
+    pub fn give_up(&mut self) {
+        self.upload = None;
+    }
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Begins to copy an upload; `None` where the disk does not take it.
+    pub async fn capture(self: &Arc<Self>) -> Option<Capture> {
+        let room = self.space.reserve(0).await.ok()?;
+        let store = self.store.clone();
+        let upload = tokio::task::spawn_blocking(move || store.upload()).await;
+        match upload {
+            Ok(Ok(upload)) => Some(Capture {
+                upload: Some(upload),
+                room,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Upstream has accepted the upload as `digest`: keeps it, if the copy is that too. `member` is the
+    /// repository it was pushed to.
+    pub async fn keep_pushed(
+        self: &Arc<Self>,
+        capture: Capture,
+        digest: &Digest,
+        member: Vec<u8>,
+    ) -> bool {
+        let (cache, digest) = (self.clone(), digest.clone());
+        // In a task of its own: a client that leaves after its last byte has still pushed.
+        let kept = tokio::spawn(async move {
+            cache.index.set_member(member).await;
+            let _turn = cache.turns.take(digest.to_string()).await;
+            let Capture { upload, room } = capture;
+            let (Some(upload), None) = (upload, cache.flight(&digest)) else {
+                return false;
+            };
+            if cache.blob(&digest).await.is_some() {
+                return true;
+            }
+            cache.space.unpark(&digest);
+            let (store, key) = (cache.store.clone(), Key::blob(&digest));
+            let size = upload.written();
+            let named = tokio::task::spawn_blocking(move || upload.named(&store, &key)).await;
+            let Ok(Ok(spool)) = named else { return false };
+            if let Err(mismatch) = spool.verify() {
+                warn!(%digest, received = %mismatch.actual, "upstream accepted a push whose copy is something else; the copy is dropped");
+                spool.discard();
+                return false;
+            }
+            match cache
+                .keep(spool, &Key::blob(&digest), room, String::new())
+                .await
+            {
+                Ok(()) => {
+                    debug!(%digest, size, "pushed, and in the cache");
+                    true
+                }
+                Err(e) => {
+                    warn!(%digest, error = %e, "a pushed blob could not be kept");
+                    false
+                }
+            }
+        });
+        kept.await.unwrap_or(false)
+    }
+}
+
+/// Room that is reserved at a time.
+const STEP: u64 = 16 << 20;

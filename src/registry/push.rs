@@ -1,0 +1,248 @@
+//! Pushes: streamed through as they come, and in the cache once upstream has accepted them.
+//!
+//! An upload is a session of several requests (distribution spec, end-4 to end-6, end-11). What each
+//! carries is copied on its way; when upstream has named the whole by its digest, the copy is verified
+//! and kept under the same access rules as a download. A push never fails because of the copy.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, StatusCode, Uri};
+use http_body::Body as _;
+use http_body_util::{BodyExt, StreamBody};
+use percent_encoding::percent_decode_str;
+use tokio::sync::Mutex;
+
+use super::call::{Answer, Asked, Call};
+use super::{Registries, relay};
+use crate::cache::Manifest;
+use crate::cache::capture::Capture;
+use crate::cache::index::tag_prefix;
+use crate::oci::digest::{Algorithm, Digest};
+use crate::oci::error::{Code, OciError};
+use crate::oci::reference::{Reference, RepoName};
+use crate::store::Key;
+use crate::upstream;
+use crate::wire::body::{self, Body};
+
+/// A copy that the requests of one upload share.
+pub(super) type Session = Arc<Mutex<Option<Capture>>>;
+
+impl Registries {
+    /// `PUT` of a manifest (end-7).
+    pub(super) async fn push_manifest(
+        &self,
+        call: &Call,
+        asked: &Asked,
+        repo: &RepoName,
+        reference: &Reference,
+        request_body: Body,
+    ) -> Answer {
+        let bytes = match upstream::collect(request_body, self.manifest_size).await {
+            Ok(bytes) => bytes,
+            Err(fault) => {
+                let error = OciError::new(Code::ManifestInvalid, &fault.message);
+                return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &error);
+            }
+        };
+        let mut answer = self.send_push(call, repo, body::full(bytes.clone())).await;
+        self.localise(&mut answer, call, asked);
+        if answer.response.status() != StatusCode::CREATED {
+            return answer;
+        }
+        let algorithm = reference
+            .digest()
+            .map_or(Algorithm::Sha256, Digest::algorithm);
+        let media_type = call
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        if let Some(media_type) = media_type {
+            let manifest = Manifest {
+                digest: Digest::of(algorithm, &bytes),
+                media_type: media_type.into(),
+                bytes,
+            };
+            let key = Key::manifest(&manifest.digest);
+            self.access.granted(call, repo).await;
+            self.access.shown(&call.endpoint, repo, &key).await;
+            self.cache.keep_manifest(&manifest).await;
+        }
+        if let Reference::Tag(tag) = reference {
+            let prefix = tag_prefix(&call.endpoint.id, repo.as_str(), tag.as_str());
+            self.cache.index().untag(prefix).await;
+            // Whoever asks next must find it moved, not find out in a moment.
+            let _ = self.cache.index().flush().await;
+        }
+        self.missing.invalidate_all();
+        answer
+    }
+
+    /// A request of an upload session.
+    pub(super) async fn push_blob(
+        &self,
+        call: &Call,
+        asked: &Asked,
+        repo: &RepoName,
+        request_body: Body,
+    ) -> Answer {
+        let (path, query) = call
+            .path_and_query
+            .split_once('?')
+            .unwrap_or((&call.path_and_query, ""));
+        let session: Session = match call.method {
+            Method::POST => Arc::new(Mutex::new(self.cache.capture().await)),
+            _ => self
+                .uploads
+                .remove(&upload_key(call, path))
+                .unwrap_or_default(),
+        };
+        let copied = tee(request_body, session.clone());
+        let mut answer = self.send_push(call, repo, copied).await;
+        self.localise(&mut answer, call, asked);
+        let status = answer.response.status();
+        match status {
+            StatusCode::CREATED => {
+                self.access.granted(call, repo).await;
+                self.missing.invalidate_all();
+                let named =
+                    |name| parameter(query, name).and_then(|text| text.parse::<Digest>().ok());
+                if let Some(digest) = named("digest") {
+                    let member = self
+                        .access
+                        .member_key(&call.endpoint, repo, &Key::blob(&digest));
+                    if let Some(capture) = session.lock().await.take() {
+                        self.cache.keep_pushed(capture, &digest, member).await;
+                    }
+                } else if let Some(digest) = named("mount") {
+                    self.access
+                        .shown(&call.endpoint, repo, &Key::blob(&digest))
+                        .await;
+                }
+            }
+            // The next request of the session comes to where this answer says.
+            StatusCode::ACCEPTED => {
+                let next = answer
+                    .response
+                    .headers()
+                    .get(header::LOCATION)
+                    .and_then(|value| value.to_str().ok()?.parse::<Uri>().ok());
+                if let Some(next) = next {
+                    self.uploads.insert(
+                        upload_key(call, &without_prefix(next.path(), asked)),
+                        session,
+                    );
+                }
+            }
+            // What upstream did not take must not be in the copy.
+            _ => {
+                if let Some(capture) = session.lock().await.as_mut() {
+                    capture.give_up();
+                }
+            }
+        }
+        answer
+    }
+
+    /// Sends what changes something, in the name that fits.
+    async fn send_push(&self, call: &Call, repo: &RepoName, request_body: Body) -> Answer {
+        let uri = match call.endpoint.uri(&call.path_and_query) {
+            Ok(uri) => uri,
+            Err(fault) => return Answer::fault(&fault),
+        };
+        let authorization = self
+            .upstream
+            .authorization(&call.endpoint, &call.identity, repo.as_str(), "pull,push")
+            .await;
+        let mut request = Request::new(request_body);
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = call.headers.clone();
+        request.headers_mut().remove(header::AUTHORIZATION);
+        match authorization {
+            Ok(Some(value)) => {
+                request.headers_mut().insert(header::AUTHORIZATION, value);
+            }
+            Ok(None) => {}
+            Err(fault) => return Answer::fault(&fault),
+        }
+        match self.upstream.send(&call.endpoint.name, request).await {
+            Ok(response) => relay::relayed(response),
+            Err(fault) => Answer::fault(&fault),
+        }
+    }
+
+    /// A `Location` that names upstream's own address names ours instead, where the client asked at
+    /// another one.
+    fn localise(&self, answer: &mut Answer, call: &Call, asked: &Asked) {
+        let location = answer
+            .response
+            .headers()
+            .get(header::LOCATION)
+            .and_then(|value| value.to_str().ok()?.parse::<Uri>().ok());
+        let Some(location) = location else { return };
+        let own = location
+            .authority()
+            .is_none_or(|authority| *authority == call.endpoint.authority);
+        let elsewhere = asked.mirror || call.registry().url.is_some();
+        if !own || !elsewhere {
+            return;
+        }
+        let path = location.path_and_query().map_or("/", |path| path.as_str());
+        let path = path.strip_prefix(&*call.endpoint.prefix).unwrap_or(path);
+        let path = match path.strip_prefix("/v2/") {
+            Some(rest) => format!("/v2/{}{rest}", asked.name_prefix),
+            None => path.to_owned(),
+        };
+        if let Ok(value) = HeaderValue::try_from(path) {
+            answer
+                .response
+                .headers_mut()
+                .insert(header::LOCATION, value);
+        }
+    }
+}
+
+fn upload_key(call: &Call, path: &str) -> String {
+    format!("{}{path}", call.endpoint.id)
+}
+
+/// A path of ours as the registry has it.
+fn without_prefix(path: &str, asked: &Asked) -> String {
+    match path.strip_prefix(&format!("/v2/{}", asked.name_prefix)) {
+        Some(rest) => format!("/v2/{rest}"),
+        None => path.to_owned(),
+    }
+}
+
+/// Passes a body on and copies it.
+fn tee(request_body: Body, session: Session) -> Body {
+    // A request without content must not become a chunked one.
+    if request_body.is_end_stream() {
+        return request_body;
+    }
+    let frames = stream::unfold(
+        (request_body, session),
+        |(mut request_body, session)| async {
+            let frame = request_body.frame().await?;
+            if let Ok(frame) = &frame
+                && let Some(data) = frame.data_ref()
+                && let Some(capture) = session.lock().await.as_mut()
+            {
+                capture.append(Bytes::clone(data)).await;
+            }
+            Some((frame, (request_body, session)))
+        },
+    );
+    StreamBody::new(frames).boxed_unsync()
+}
+
+fn parameter(query: &str, name: &str) -> Option<String> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
+}

@@ -1,0 +1,72 @@
+//! The file a push is copied to while it passes, before anybody has named its digest.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Key, Spool, Store};
+use crate::oci::digest::{Algorithm, Hasher};
+
+/// Bytes of an upload, hashed as sha256. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Upload {
+    file: Arc<File>,
+    path: PathBuf,
+    hasher: Hasher,
+    written: u64,
+}
+
+// === impl Upload ===
+
+impl Upload {
+    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&path)?;
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            hasher: Hasher::new(Algorithm::Sha256),
+            written: 0,
+        })
+    }
+
+    /// Bytes so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes and hashes. Blocking.
+    pub fn append(&mut self, chunk: &Bytes) -> io::Result<()> {
+        self.file.write_all_at(chunk, self.written)?;
+        self.hasher.update(chunk);
+        self.written += chunk.len() as u64;
+        Ok(())
+    }
+
+    /// Takes its place as the spool of `key`, to be verified and committed like a download.
+    pub fn named(self, store: &Store, key: &Key) -> io::Result<Spool> {
+        let path = store.partial_path(key);
+        fs::rename(&self.path, &path)?;
+        Ok(Spool::taken_over(
+            self.file.clone(),
+            path,
+            key,
+            self.hasher.clone(),
+            self.written,
+        ))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Renamed by then, or in nobody's interest.
+        let _ = fs::remove_file(&self.path);
+    }
+}
