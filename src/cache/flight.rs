@@ -104,6 +104,11 @@ impl Flight {
         }
     }
 
+    /// The bytes are complete and right; only the disk is still putting them in place.
+    pub fn is_verified(&self) -> bool {
+        matches!(self.state.borrow().end, Some(End::Verified))
+    }
+
     /// Waits for the end.
     pub async fn finished(&self) -> Result<(), Failure> {
         match self.wait(|state| state.end.is_some()).await.end {

@@ -55,10 +55,11 @@ impl Registries {
                     return *answer;
                 }
                 flight.offer(own.clone());
-                match self
-                    .follow(call, digest, &flight, own, Outcome::Follow)
-                    .await
-                {
+                let outcome = match flight.is_verified() {
+                    true => Outcome::Hit,
+                    false => Outcome::Follow,
+                };
+                match self.follow(call, digest, &flight, own, outcome).await {
                     Ok(answer) => return answer,
                     // It ended while we looked: its blob is here, or it is ours to begin anew.
                     Err(_) => continue,

@@ -165,3 +165,81 @@ async fn a_port_that_is_taken_is_an_error_that_names_it() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(&taken), "{said}");
 }
+
+#[tokio::test]
+async fn a_ca_file_that_is_not_there_is_78_and_named() {
+    let toml = "[upstream]\nca_file = \"nowhere.pem\"\n";
+    assert_refused(toml, &["nowhere.pem"]).await;
+}
+
+#[tokio::test]
+async fn a_ca_file_without_a_certificate_is_78_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = dir.path().join("empty.pem");
+    std::fs::write(&empty, "not PEM\n").unwrap();
+    let toml = format!("[upstream]\nca_file = {empty:?}\n");
+    assert_refused(&toml, &["empty.pem"]).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_none_is_a_usage_error() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("pierhead.toml"), "").unwrap();
+    for host in ["no host", "a..b", "-", "host:99999", "http://", "host:port"] {
+        let output = gateway::run(&["check", "--", host], dir.path()).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{host}: {output:?}");
+        assert!(said.contains("pierhead") && said.contains(host), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn an_option_may_be_written_with_an_equals_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("other=name.toml");
+    std::fs::write(&file, "[cache]\nmax_sise = 1\n").unwrap();
+    let option = format!("--config={}", file.to_str().unwrap());
+    for args in [&["check", &option][..], &["ca", "show", &option]] {
+        let output = gateway::run(args, dir.path()).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{args:?}: {said}");
+        assert!(said.contains("max_sise"), "{args:?}: {said}");
+    }
+    std::fs::write(&file, "").unwrap();
+    let args = ["check", &option, "--client=10.0.0.1", "192.0.2.1"];
+    let output = gateway::run(&args, dir.path()).await;
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("10.0.0.1"), "{said}");
+}
+
+#[tokio::test]
+async fn an_environment_that_is_no_text_is_no_panic() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &[u8], value: &[u8]| {
+        let mut command = gateway::command();
+        command.args(["check"]).current_dir(dir.path());
+        command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        command.output().unwrap()
+    };
+    for (name, value) in [
+        (&b"OF_SOMEBODY_ELSE"[..], &b"caf\xe9"[..]),
+        (b"NAME_\xff\xfe", b"1"),
+        (b"NO_PROXY", b"\xff"),
+    ] {
+        let output = run(name, value);
+        assert!(output.status.success(), "{output:?}");
+    }
+    for (name, value) in [
+        (&b"PIERHEAD_CACHE__MAX_SIZE"[..], &b"\xff"[..]),
+        (b"PIERHEAD_\xff", b"1"),
+    ] {
+        let output = run(name, value);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(0 | 78)), "{output:?}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    let output = run(b"PIERHEAD_CACHE__MAX_SIZE", b"\xff");
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+}

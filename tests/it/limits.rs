@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Gateway, Manifest, Upstream, wire, within};
+use crate::support::{Gateway, Manifest, Upstream, eventually, wire, within};
 
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_head_is_closed() {
@@ -223,4 +223,151 @@ async fn an_idle_connection_is_closed() {
         .unwrap();
     let answer = within(20, wire::rest(&mut socket)).await;
     assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
+/// Asserts an answer in plain words, as long as it says, that names pierhead and `key`.
+fn assert_told(answer: &[u8], status: u16, key: &str) {
+    let raw = wire::Raw::parse(answer).expect("an answer");
+    assert_eq!(raw.status, status, "{}", raw.head);
+    let (head, text) = (raw.head.to_lowercase(), raw.text());
+    let announced = format!("content-length: {}", raw.body.len());
+    assert!(
+        head.lines().any(|line| line == announced),
+        "{head} {text:?}"
+    );
+    assert!(text.contains("pierhead") && text.contains(key), "{text}");
+}
+
+#[tokio::test]
+async fn a_slow_head_is_told_why() {
+    let gateway = Gateway::alone()
+        .text("limits", "client_headers", "1s")
+        .start()
+        .await;
+    for start in ["GET /healthz HT", "CONNECT ghcr.io:443 HTTP/1.1\r\nHost: g"] {
+        let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+        socket.write_all(start.as_bytes()).await.unwrap();
+        let answer = within(20, wire::rest(&mut socket)).await;
+        assert_told(&answer, 408, "client_headers");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_why() {
+    let setup = Gateway::alone().set("limits", "connections_per_client", "2");
+    let gateway = setup.start().await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        // Answered, and so counted, and still open.
+        let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+        socket.write_all(request).await.unwrap();
+        assert_eq!(wire::answer(&mut socket).await.status, 200);
+        held.push(socket);
+    }
+    for said in [
+        &request[..],
+        b"CONNECT ghcr.io:443 HTTP/1.1\r\nHost: g\r\n\r\n",
+        b"",
+    ] {
+        let answer = within(20, wire::exchange(gateway.proxy, said)).await;
+        assert_told(&answer, 429, "connections_per_client");
+    }
+}
+
+#[tokio::test]
+async fn an_h2_client_that_grants_no_window_is_closed() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let blob = repo.blob(4, 12 << 20);
+    let gateway = Gateway::before(&up)
+        .text("limits", "client_idle", "1s")
+        .start()
+        .await;
+    let url = repo.blob_url(&blob.digest);
+    let h2 = gateway.client().h2();
+    // A download that it follows, and one that is cached.
+    for _ in 0..2 {
+        let mut reply = h2.get(&url).send().await;
+        assert_eq!(reply.status, 200);
+        reply.read(100).await;
+        eventually("it is closed", || reply.is_closed()).await;
+        assert!(!reply.rest().await.whole, "it got all of it");
+        gateway
+            .client()
+            .get(&url)
+            .send()
+            .await
+            .verified(&blob.digest)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn an_h2_client_that_reads_slowly_is_not_closed() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let blob = repo.blob(5, 12 << 20);
+    let gateway = Gateway::before(&up)
+        .text("limits", "client_idle", "2s")
+        .start()
+        .await;
+    let h2 = gateway.client().h2();
+    let mut reply = h2.get(&repo.blob_url(&blob.digest)).send().await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(500));
+    let mut got = Vec::new();
+    for _ in 0..8 {
+        ticks.tick().await;
+        got.extend_from_slice(&reply.read(1 << 20).await);
+    }
+    got.extend_from_slice(&reply.bytes().await);
+    assert!(got == blob.bytes, "{} bytes", got.len());
+}
+
+/// A POST of `len` bytes in plain http, of which a tenth is sent every 400 ms, as often as `tenths`.
+async fn upload(gateway: &Gateway, len: usize, tenths: usize) -> (Duration, Vec<u8>) {
+    let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let head = format!(
+        "POST http://pages.test/upload HTTP/1.1\r\nHost: pages.test\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let part = vec![b'x'; len / 10];
+    let mut ticks = tokio::time::interval(Duration::from_millis(400));
+    for _ in 0..tenths {
+        ticks.tick().await;
+        socket.write_all(&part).await.unwrap();
+    }
+    let answer = within(20, wire::rest(&mut socket)).await;
+    (began.elapsed(), answer)
+}
+
+#[tokio::test]
+async fn an_upload_may_take_as_long_as_it_flows_and_no_longer() {
+    let up = Upstream::start().await;
+    up.page("pages.test", "/upload", "text/plain", b"thank you");
+    let rule = "[[policy.rule]]\naction = \"tunnel\"\nhosts = [\"pages.test\"]";
+    let gateway = Gateway::before(&up)
+        .text("limits", "upstream_idle", "1s")
+        .text("limits", "upstream_connect", "1s")
+        .more(rule)
+        .start()
+        .await;
+    let (took, answer) = upload(&gateway, 100_000, 10).await;
+    assert!(
+        answer.ends_with(b"thank you"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert!(
+        took > Duration::from_secs(3),
+        "{took:?}: it was not slow enough"
+    );
+
+    // One that stalls is ended, and not with the page.
+    let (_, answer) = upload(&gateway, 100_000, 5).await;
+    if let Some(raw) = wire::Raw::parse(&answer) {
+        assert!(raw.status >= 400, "{}", raw.head);
+        assert!(raw.text().contains("pierhead"), "{}", raw.text());
+    }
 }

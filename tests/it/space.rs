@@ -218,6 +218,53 @@ async fn a_disk_that_fills_under_a_download_changes_nothing_for_its_clients() {
     within(60, second.verified(&blob.digest)).await;
 }
 
+#[tokio::test]
+async fn a_disk_that_fills_under_a_download_changes_nothing_for_parts_of_it() {
+    let Some(disk) = Tmpfs::mount(8) else {
+        eprintln!("skipped: this needs root, to mount a small tmpfs");
+        return;
+    };
+    let (up, repo) = upstream().await;
+    let blob = repo.blob(82, 5 * MIB);
+    let gate = Gate::new();
+    up.fault(
+        On::get(&blob.digest),
+        Fault::StallAt(2 * MIB as u64, gate.clone()),
+    );
+    let gateway = Gateway::before(&up).cache_in(disk.path()).start().await;
+    let url = repo.blob_url(&blob.digest);
+    let mut first = gateway.client().get(&url).send().await;
+    gate.arrived(1).await;
+    first.read(MIB).await;
+    // Of what is there, of what is not, and of both.
+    let parts = [
+        (0, MIB),
+        (MIB, 3 * MIB),
+        (MIB + 7, 5 * MIB),
+        (4 * MIB, 4 * MIB + 10),
+        (5 * MIB - 1, 5 * MIB),
+    ];
+    let mut replies = Vec::new();
+    for (from, to) in parts {
+        let client = gateway.client();
+        let range = format!("bytes={from}-{}", to - 1);
+        let reply = client.get(&url).header("range", &range).send().await;
+        assert_eq!(reply.status, 206, "{range}");
+        replies.push(reply);
+    }
+    disk.fill();
+    gate.open();
+    for ((from, to), reply) in parts.into_iter().zip(replies) {
+        let got = within(60, reply.bytes()).await;
+        assert!(
+            got == blob.bytes[from..to],
+            "{from}..{to}: {} bytes",
+            got.len()
+        );
+    }
+    assert_eq!(within(60, first.bytes()).await, blob.bytes[MIB..]);
+}
+
 /// A file system of a few MiB, unmounted when dropped.
 struct Tmpfs(tempfile::TempDir);
 

@@ -326,3 +326,37 @@ async fn a_manifest_that_is_cut_is_not_passed_on_as_whole() {
     }
     gateway.client().manifest(&repo, "latest").await;
 }
+
+#[tokio::test]
+async fn a_refusal_that_came_without_words_is_given_some() {
+    let (up, registry, image) = crate::access::private().await;
+    drop(registry);
+    // The answer to a HEAD announces the body that its GET would have.
+    let words = r#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}"#;
+    for (status, code) in [
+        (401, "UNAUTHORIZED"),
+        (403, "DENIED"),
+        (404, "MANIFEST_UNKNOWN"),
+        (500, "UNAVAILABLE"),
+        (429, "TOOMANYREQUESTS"),
+    ] {
+        let gateway = always_asking(&up).start().await;
+        let alice = gateway.client().basic("alice", "a-secret");
+        alice.pull(&image).await;
+        let json = vec![("content-type", "application/json".to_owned())];
+        up.fault(
+            On::head("/manifests/").always(),
+            Fault::Status(status, json, words),
+        );
+        // Nobody has let these in, so nothing stale is theirs.
+        let carol = gateway.client().basic("carol", "c-secret");
+        for client in [carol.clone(), carol.h2()] {
+            let reply = within(20, client.ask_manifest(&image.repo, &image.tag)).await;
+            assert_eq!(reply.status, status);
+            let (said, message) = reply.oci_error().await;
+            // Of a 404 remembered, the words are the gateway's as well.
+            assert_eq!(said, code, "{message}");
+        }
+        up.mend();
+    }
+}

@@ -237,3 +237,41 @@ async fn ca_show_prints_the_fingerprint_of_the_banner() {
         "{fingerprint} is not in {shown}"
     );
 }
+
+#[tokio::test]
+async fn a_manifest_too_says_why_upstream_is_not_trusted() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    repo.image("latest", 2, &[10]);
+    let stranger = TestCa::new("a stranger");
+    let gateway = Gateway::before(&up).trusting(&stranger.pem).start().await;
+    for url in [repo.manifest_url("latest"), repo.url("tags/list")] {
+        let reply = gateway.client().get(&url).send().await;
+        assert_eq!(reply.status, 502, "{url}");
+        let (_, message) = reply.oci_error().await;
+        assert!(message.contains("registry.test"), "{url}: {message}");
+        let mends = message.contains("upstream.ca_file") || message.contains("certificate");
+        assert!(mends, "{url}: {message}");
+    }
+    assert_eq!(up.requests(), 0);
+}
+
+#[tokio::test]
+async fn ca_renew_says_which_hosts_were_added() {
+    let gateway = Gateway::alone().registry("first.test", "").start().await;
+    let key = std::fs::read(gateway.ca_dir().join("ca.key")).unwrap();
+    let home = gateway.home();
+    let file = Gateway::alone()
+        .registry("first.test", "")
+        .registry("second.example", "")
+        .write(&home);
+    let args = ["ca", "renew", "--config", file.to_str().unwrap()];
+    let output = gateway::run(&args, home.path()).await;
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("second.example"), "{told}");
+    assert!(!told.contains("first.test"), "{told}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("second.example"), "{shown}");
+    assert_eq!(std::fs::read(gateway.ca_dir().join("ca.key")).unwrap(), key);
+}

@@ -296,6 +296,10 @@ impl Session {
             connection,
         }
     }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.connection.is_finished()
+    }
 }
 
 impl Drop for Session {

@@ -1,6 +1,6 @@
 //! The fault script: what goes wrong, and with which request.
 
-use hyper::Method;
+use hyper::{Method, http::request::Parts};
 
 use super::Gate;
 
@@ -32,6 +32,10 @@ pub enum Fault {
     TooMany(u64),
     /// A web page, with status 200.
     Html,
+    /// A page of this type, with status 200, in chunks and without a `Content-Length`.
+    Page(&'static str),
+    /// Bytes without end, in chunks, as a 206 whose `Content-Range` is this.
+    Endless(&'static str),
     /// Waits at the gate, then closes without any answer.
     Silence(Gate),
     /// Waits at the gate before the first byte of the answer, then answers well.
@@ -48,6 +52,7 @@ pub struct On {
     method: Option<Method>,
     host: Option<String>,
     path: String,
+    stranger: bool,
     skip: usize,
     times: usize,
 }
@@ -83,6 +88,7 @@ impl On {
             method: None,
             host: None,
             path: path.to_owned(),
+            stranger: false,
             skip: 0,
             times: 1,
         }
@@ -91,6 +97,12 @@ impl On {
     /// Of this host alone.
     pub fn at(mut self, host: &str) -> Self {
         self.host = Some(host.to_owned());
+        self
+    }
+
+    /// From nobody in particular: without an `Authorization`.
+    pub fn stranger(mut self) -> Self {
+        self.stranger = true;
         self
     }
 
@@ -111,10 +123,13 @@ impl On {
         self.times(usize::MAX)
     }
 
-    fn matches(&self, method: &Method, host: &str, path: &str) -> bool {
-        self.method.as_ref().is_none_or(|wanted| wanted == method)
+    fn matches(&self, request: &Parts, host: &str) -> bool {
+        self.method
+            .as_ref()
+            .is_none_or(|wanted| *wanted == request.method)
             && self.host.as_ref().is_none_or(|wanted| wanted == host)
-            && path.contains(&self.path)
+            && request.uri.path().contains(&self.path)
+            && !(self.stranger && request.headers.contains_key("authorization"))
     }
 }
 
@@ -126,14 +141,9 @@ impl Armed {
     }
 
     /// Takes the first fault of `script` that is for this request, and counts it down.
-    pub(super) fn take(
-        script: &mut Vec<Self>,
-        method: &Method,
-        host: &str,
-        path: &str,
-    ) -> Option<Fault> {
+    pub(super) fn take(script: &mut Vec<Self>, request: &Parts, host: &str) -> Option<Fault> {
         for i in 0..script.len() {
-            if !script[i].on.matches(method, host, path) {
+            if !script[i].on.matches(request, host) {
                 continue;
             }
             if script[i].on.skip > 0 {

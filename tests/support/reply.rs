@@ -49,6 +49,11 @@ impl Reply {
         self.header("cache-status")
     }
 
+    /// Whether the connection it came over has ended, be it read to its end or not.
+    pub fn is_closed(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::is_closed)
+    }
+
     /// Reads exactly `n` bytes, and then no more until asked again.
     pub async fn read(&mut self, n: usize) -> Bytes {
         let mut all = Vec::with_capacity(n);
