@@ -24,6 +24,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Authority, CaConfig, Leaves, Notice};
 use crate::upstream::Upstream;
 use crate::upstream::dial::Dialer;
+use crate::users::Users;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -78,6 +79,11 @@ impl App {
         let leaves = Arc::new(Leaves::new(authority.clone())?);
 
         let metrics = Arc::new(Metrics::new());
+        let users =
+            Users::open(config.users_file.as_deref(), metrics.clone()).map_err(Unusable::new)?;
+        for warning in strangers(&config, &users) {
+            warn!("{warning}");
+        }
         let dialer = Arc::new(Dialer::new(
             AddressGuard::new(config.upstream.allow_private.clone()),
             config.upstream.resolve.clone(),
@@ -134,6 +140,7 @@ impl App {
         let summary = summary(&config, &policy, &authority, &proxies, admin.as_ref())?;
         let gateway = Arc::new(Gateway {
             policy: Arc::new(policy),
+            users: Arc::new(users),
             authority,
             leaves,
             registries,
@@ -173,6 +180,7 @@ impl App {
         } = self.signals;
         let clients = self.clients;
         tokio::spawn(self.cache.clone().keep_house(self.offline_for));
+        tokio::spawn(self.gateway.users.clone().follow());
         for listener in self.proxies {
             tokio::spawn(listen::accept(
                 listener,
@@ -248,6 +256,20 @@ pub fn ca_config(config: &Config, policy: &Policy) -> CaConfig {
         // A registry `*` may be any name: there is nothing to constrain to.
         name_constraints: config.ca.name_constraints && !policy.name_constraints().everything,
     }
+}
+
+/// Rules that name users whom nobody can be; worth a word, because the file may yet get them.
+pub fn strangers(config: &Config, users: &Users) -> Vec<String> {
+    let mut told = Vec::new();
+    for (at, rule) in config.policy.rules.iter().enumerate() {
+        for user in rule.users.iter().filter(|user| !users.knows(user)) {
+            told.push(format!(
+                "policy.rule {} is for the user {user}, whom policy.users_file does not have",
+                at + 1
+            ));
+        }
+    }
+    told
 }
 
 fn name_constraints(policy: &Policy) -> tls::NameConstraints {

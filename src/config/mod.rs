@@ -39,6 +39,8 @@ pub struct Config {
     pub cache: CacheConfig,
     pub upstream: UpstreamConfig,
     pub policy: PolicyConfig,
+    /// `policy.users_file`; `None`: nobody is asked for a name.
+    pub users_file: Option<PathBuf>,
     /// The `[[registry]]` entries, in the file's order.
     pub registries: Vec<RegistryConfig>,
     /// Whether the well-known public registries are answered.
@@ -237,6 +239,13 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         return wrong("limits.manifest_size", None, message);
     }
 
+    let nameless = file.policy.users_file.0.is_none();
+    let for_users = |rule: &file::Rule| !rule.users.is_empty();
+    if let (true, Some(at)) = (nameless, file.policy.rule.iter().position(for_users)) {
+        let message = "this rule is for users, and nobody is asked for a name as long as `policy.users_file` is not set; say for example users_file = \"htpasswd\" under [policy]";
+        return wrong("policy.rule.users", Some(at + 1), message);
+    }
+
     let mut warnings: Vec<String> = file::without_effect(&file)
         .iter()
         .map(|key| format!("`{key}` is set, but has no effect in this version of pierhead yet"))
@@ -290,6 +299,7 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
             default: file.policy.default,
             rules: file.policy.rule.into_iter().map(rule).collect(),
         },
+        users_file: file.policy.users_file.0,
         registries,
         builtin_registries: file.builtin_registries,
         limits: LimitsConfig {
@@ -315,7 +325,7 @@ fn rule(rule: file::Rule) -> RuleConfig {
         hosts: rule.hosts,
         ports: ports(rule.ports),
         clients: rule.clients.into_iter().map(|net| net.0.0).collect(),
-        users: rule.users.unwrap_or_default(),
+        users: rule.users,
     }
 }
 

@@ -72,12 +72,13 @@ lookahead     = true
 
 [policy]
 default = "deny"
-users_file = ""
+users_file = "htpasswd"
 [[policy.rule]]
 action  = "tunnel"
 hosts   = ["packages.corp.example", "*.intranet.example"]
 ports   = [443]
 clients = ["10.0.0.0/8"]
+users   = ["ci"]
 
 [limits]
 client_headers   = "11s"
@@ -142,7 +143,8 @@ fn every_key_of_the_contracts_example_arrives() {
     assert!(rule.hosts[1].matches("a.intranet.example"));
     assert_eq!(rule.ports, [443]);
     assert_eq!(rule.clients, ["10.0.0.0/8".parse().unwrap()]);
-    assert!(rule.users.is_empty());
+    assert_eq!(rule.users, ["ci"]);
+    assert_eq!(config.users_file, Some("htpasswd".into()));
 
     assert_eq!(config.limits.client_headers, seconds(11));
     assert_eq!(config.limits.client_idle, seconds(360));
@@ -649,16 +651,6 @@ fn what_this_version_cannot_keep_is_refused_by_its_line() {
             "upstream.proxy",
         ),
         (
-            "[policy]\nusers_file = \"htpasswd\"",
-            2,
-            "policy.users_file",
-        ),
-        (
-            "[[policy.rule]]\naction = \"tunnel\"\nhosts = [\"a\"]\nusers = [\"ci\"]",
-            4,
-            "policy.rule.users (entry 1)",
-        ),
-        (
             "[[registry]]\nhost = \"a\"\nauth = \"gateway\"",
             3,
             "registry.auth (entry 1)",
@@ -698,6 +690,27 @@ fn what_this_version_cannot_keep_is_refused_by_its_line() {
         );
         assert!(!message.contains("hunter2"), "{message}");
     }
+}
+
+#[test]
+fn a_rule_for_users_needs_a_file_of_users() {
+    let rule = "[[policy.rule]]\naction = \"tunnel\"\nhosts = [\"a\"]\nusers = [\"ci\"]";
+    for text in [rule, &format!("policy.users_file = \"\"\n{rule}")] {
+        let message = message(text);
+        assert!(
+            message.contains("`policy.rule.users (entry 1)`"),
+            "{message}"
+        );
+        assert!(
+            message.contains("`policy.users_file` is not set"),
+            "{message}"
+        );
+    }
+    let config = load(&format!("policy.users_file = \"htpasswd\"\n{rule}"));
+    assert_eq!(config.policy.rules[0].users, ["ci"]);
+    let nobody = rule.replace("\"ci\"", "");
+    let message = message(&format!("policy.users_file = \"htpasswd\"\n{nobody}"));
+    assert!(message.contains("names no user"), "{message}");
 }
 
 #[test]

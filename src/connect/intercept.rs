@@ -113,7 +113,7 @@ impl Inside {
     async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Body> {
         let line = Line {
             client: self.peer.client,
-            user: None,
+            user: self.peer.user.clone(),
             method: request.method().to_string(),
             host: shown(&self.target, Via::Connect),
             registry: self.site.registry.name.clone(),

@@ -70,6 +70,7 @@ pub async fn accept(
         let socket = Paced::new(socket, patience);
         let peer = Peer {
             client,
+            user: None,
             drain: drain.clone(),
             place: Arc::new(place),
         };

@@ -30,3 +30,4 @@ mod space;
 mod tags;
 mod tls;
 mod tunnel;
+mod users;

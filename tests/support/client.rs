@@ -28,6 +28,7 @@ pub struct Client {
     roots: Arc<RootCertStore>,
     sni: Option<String>,
     authorization: Option<String>,
+    proxy_authorization: Option<String>,
     h2: bool,
     blind: bool,
     window: Option<u32>,
@@ -68,6 +69,7 @@ impl Client {
             roots: Arc::new(roots),
             sni: None,
             authorization: None,
+            proxy_authorization: None,
             h2: false,
             blind: false,
             window: None,
@@ -78,6 +80,13 @@ impl Client {
     pub fn basic(mut self, user: &str, password: &str) -> Self {
         let pair = STANDARD.encode(format!("{user}:{password}"));
         self.authorization = Some(format!("Basic {pair}"));
+        self
+    }
+
+    /// Tells the proxy a user and a password.
+    pub fn proxy_user(mut self, user: &str, password: &str) -> Self {
+        let pair = STANDARD.encode(format!("{user}:{password}"));
+        self.proxy_authorization = Some(format!("Basic {pair}"));
         self
     }
 
@@ -124,6 +133,11 @@ impl Client {
         let mut request = Request::builder().method(method);
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if let Some(proxy) = &self.proxy_authorization
+            && uri.scheme_str() == Some("http")
+        {
+            request = request.header(header::PROXY_AUTHORIZATION, proxy);
         }
         Ask {
             client: self,
@@ -172,7 +186,10 @@ impl Client {
     /// CONNECT, and what was answered.
     pub async fn try_connect(&self, authority: &str) -> (wire::Raw, TcpStream) {
         let mut socket = self.socket().await;
-        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        let proxy = self.proxy_authorization.as_ref();
+        let proxy = proxy.map(|sent| format!("Proxy-Authorization: {sent}\r\n"));
+        let proxy = proxy.unwrap_or_default();
+        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy}\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut socket, head.as_bytes())
             .await
             .expect("it reads");
