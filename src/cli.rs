@@ -12,7 +12,7 @@ use crate::app::{self, App, Unusable};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::policy::{AddressGuard, Policy, Target, explain};
 use crate::telemetry::log;
-use crate::tls::{self, Authority};
+use crate::tls::{self, Authority, Front};
 use crate::users::Users;
 
 /// A forward HTTP(S) proxy that caches what container registries serve.
@@ -182,6 +182,9 @@ fn check(args: &Check) -> anyhow::Result<()> {
         tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
     if config.ca.certificate.is_some() {
         Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
+    }
+    if let Some((certificate, key)) = &config.listen.tls {
+        Front::given(certificate, key).map_err(Unusable::new)?;
     }
     let users = Users::open(config.users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
     if args.host.is_none() && args.user.is_some() {

@@ -33,6 +33,9 @@ pub struct File {
 pub struct Listen {
     pub proxy: Vec<Text<Bind>>,
     pub proxy_tls: Vec<Text<Bind>>,
+    pub names: Vec<Text<Host>>,
+    pub tls_certificate: Maybe<PathBuf>,
+    pub tls_key: Maybe<PathBuf>,
     pub admin: Maybe<Bind>,
 }
 
@@ -168,11 +171,6 @@ pub fn not_yet(file: &File) -> Option<NotYet> {
     let one = |set: bool, key, feature| set.then_some((key, None, feature));
     let mut found = vec![
         one(
-            !file.listen.proxy_tls.is_empty(),
-            "listen.proxy_tls",
-            "a proxy that is itself in TLS",
-        ),
-        one(
             file.cache.shared.url.0.is_some(),
             "cache.shared.url",
             "a shared store",
@@ -256,6 +254,9 @@ impl Default for Listen {
         Self {
             proxy: vec![Text(loopback(3128))],
             proxy_tls: Vec::new(),
+            names: Vec::new(),
+            tls_certificate: Maybe(None),
+            tls_key: Maybe(None),
             admin: Maybe(Some(loopback(3129))),
         }
     }

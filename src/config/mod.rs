@@ -27,7 +27,7 @@ pub use self::error::{ConfigError, KeyPath, Origin};
 use self::file::File;
 pub use self::keys::{KEYS, Key, Kind};
 use self::places::Places;
-use crate::policy::{AddressGuard, PolicyConfig, RegistryConfig, RuleConfig, same_registry};
+use crate::policy::{AddressGuard, Host, PolicyConfig, RegistryConfig, RuleConfig, same_registry};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -53,8 +53,14 @@ pub struct Config {
 
 #[derive(Clone, Debug)]
 pub struct ListenConfig {
-    /// At least one. Port 0 is allowed: the system picks one.
+    /// At least one here or in `proxy_tls`. Port 0 is allowed: the system picks one.
     pub proxy: Vec<SocketAddr>,
+    /// The same, in TLS.
+    pub proxy_tls: Vec<SocketAddr>,
+    /// What clients call the gateway; empty: its host name and addresses.
+    pub names: Vec<Host>,
+    /// The certificate of `proxy_tls` and its key, where they are given.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// `None`: no admin listener.
     pub admin: Option<SocketAddr>,
 }
@@ -222,7 +228,7 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
             message: message.to_owned(),
         })
     };
-    if file.listen.proxy.is_empty() {
+    if file.listen.proxy.is_empty() && file.listen.proxy_tls.is_empty() {
         return wrong(
             "listen.proxy",
             None,
@@ -234,6 +240,24 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         (None, Some(_)) => return wrong("ca.key", None, "say `ca.certificate` as well"),
         _ => {}
     }
+    let tls = match (&file.listen.tls_certificate.0, &file.listen.tls_key.0) {
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (None, None) => None,
+        (Some(_), None) => {
+            return wrong(
+                "listen.tls_certificate",
+                None,
+                "say `listen.tls_key` as well",
+            );
+        }
+        (None, Some(_)) => {
+            return wrong(
+                "listen.tls_key",
+                None,
+                "say `listen.tls_certificate` as well",
+            );
+        }
+    };
     if file.limits.manifest_size.0 == 0 {
         let message = "no manifest would pass; say for example manifest_size = \"4MiB\"";
         return wrong("limits.manifest_size", None, message);
@@ -272,12 +296,18 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         resolve: file.upstream.resolve,
     };
     warnings.extend(refused_addresses(&upstream));
+    if tls.is_some() && file.listen.proxy_tls.is_empty() {
+        warnings.push("`listen.tls_certificate` has no effect without `listen.proxy_tls`".into());
+    }
 
     let (cache, limits) = (file.cache, file.limits);
     Ok(Config {
         file: places.file.clone(),
         listen: ListenConfig {
             proxy: file.listen.proxy.iter().map(|addr| addr.0.0).collect(),
+            proxy_tls: file.listen.proxy_tls.iter().map(|addr| addr.0.0).collect(),
+            names: file.listen.names.into_iter().map(|name| name.0).collect(),
+            tls,
             admin: file.listen.admin.0.map(|addr| addr.0),
         },
         ca: CaConfig {

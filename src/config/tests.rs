@@ -44,7 +44,10 @@ builtin_registries = true
 
 [listen]
 proxy     = ["127.0.0.1:3128"]
-proxy_tls = []
+proxy_tls = ["0.0.0.0:3130"]
+names     = ["Gateway.corp", "10.0.0.1"]
+tls_certificate = "gateway.crt"
+tls_key   = "gateway.key"
 admin     = "127.0.0.1:3129"
 
 [ca]
@@ -111,6 +114,16 @@ fn every_key_of_the_contracts_example_arrives() {
     assert!(config.builtin_registries);
     assert!(config.file.unwrap().ends_with("pierhead.toml"));
     assert_eq!(config.listen.proxy, ["127.0.0.1:3128".parse().unwrap()]);
+    assert_eq!(config.listen.proxy_tls, ["0.0.0.0:3130".parse().unwrap()]);
+    let names: Vec<&str> = config
+        .listen
+        .names
+        .iter()
+        .map(|name| name.as_str())
+        .collect();
+    assert_eq!(names, ["gateway.corp", "10.0.0.1"]);
+    let tls = Some(("gateway.crt".into(), "gateway.key".into()));
+    assert_eq!(config.listen.tls, tls);
     assert_eq!(config.listen.admin, Some("127.0.0.1:3129".parse().unwrap()));
 
     assert_eq!(config.ca.dir, Path::new("ca"));
@@ -319,7 +332,7 @@ fn every_key_that_has_a_variable_takes_its_example_from_it() {
             .unwrap_or(text);
         let variable = env::variable_of(key);
         match load_with(
-            "ca = { certificate = \"c\", key = \"k\" }",
+            "ca = { certificate = \"c\", key = \"k\" }\nlisten = { tls_certificate = \"c\", tls_key = \"k\" }",
             &[(&variable, text)],
         ) {
             Ok(_) | Err(ConfigError::NotYet { .. }) => {}
@@ -639,11 +652,6 @@ fn a_bad_value_is_named_with_its_line_and_what_would_be_right() {
 #[test]
 fn what_this_version_cannot_keep_is_refused_by_its_line() {
     for (text, line, key) in [
-        (
-            "[listen]\nproxy_tls = [\"127.0.0.1:1\"]",
-            2,
-            "listen.proxy_tls",
-        ),
         ("[cache.shared]\nurl = \"s3://b/p\"", 2, "cache.shared.url"),
         (
             "[upstream]\nproxy = \"http://u:hunter2@p:1\"",

@@ -37,6 +37,7 @@ use crate::wire::drain::Drain;
 use crate::wire::headers;
 use crate::wire::idle::Idle;
 use crate::wire::pace::{Busy, Paced};
+use crate::wire::socket::Socket;
 
 /// Everything a request on the proxy port may need.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ pub struct Peer {
 
 impl Gateway {
     /// Serves one connection to its end.
-    pub async fn serve(self: Arc<Self>, socket: Paced<TcpStream>, peer: Peer) {
+    pub async fn serve(self: Arc<Self>, socket: Paced<Socket>, peer: Peer) {
         let pace = socket.pace().clone();
         let drain = peer.drain.clone();
         let gateway = self.clone();
@@ -318,13 +319,13 @@ impl Gateway {
 }
 
 /// The raw socket of a CONNECT, with what its client sent early.
-async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<TcpStream>> {
+async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<Socket>> {
     let upgraded = upgrade
         .await
         .inspect_err(|e| debug!(error = %e, "a client left before its tunnel stood"))
         .ok()?;
     // Connections are served over exactly this type.
-    let parts = upgraded.downcast::<TokioIo<Paced<TcpStream>>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<Paced<Socket>>>().ok()?;
     Some(parts.io.into_inner().rewind(parts.read_buf))
 }
 

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["policy"]),
-    ("listen", &["connect", "telemetry", "wire"]),
+    ("listen", &["connect", "telemetry", "tls", "wire"]),
     (
         "connect",
         &[

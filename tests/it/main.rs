@@ -22,6 +22,7 @@ mod health;
 mod http;
 mod limits;
 mod offline;
+mod proxy_tls;
 mod pull;
 mod push;
 mod ranges;

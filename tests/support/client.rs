@@ -161,6 +161,14 @@ impl Client {
     pub async fn session(&self, authority: &str) -> Session {
         let stream = self.tls(authority).await;
         let stream = stream.unwrap_or_else(|error| panic!("TLS to {authority}: {error}"));
+        self.session_over(stream).await
+    }
+
+    /// The same over TLS that stands already.
+    pub async fn session_over<S>(&self, stream: TlsStream<S>) -> Session
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         if self.h2 {
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "ALPN");
             let (sender, connection) =
@@ -205,6 +213,17 @@ impl Client {
         within(10, socket.connect(self.proxy))
             .await
             .expect("the proxy listens")
+    }
+
+    /// TLS with something that is not reached by this client's proxy, or within a connection
+    /// that is there already.
+    pub async fn tls_over<S>(&self, stream: S, host: &str) -> std::io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        let connector = TlsConnector::from(Arc::new(self.tls_config()));
+        within(20, connector.connect(name, stream)).await
     }
 
     fn tls_config(&self) -> ClientConfig {
@@ -300,7 +319,7 @@ impl Ask<'_> {
 // === impl Session ===
 
 impl Session {
-    async fn h1<S>(stream: S) -> Self
+    pub async fn h1<S>(stream: S) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
