@@ -21,4 +21,5 @@ mod plain;
 mod private;
 mod pulls;
 mod trust;
+mod users;
 mod weather;
