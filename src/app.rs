@@ -17,15 +17,16 @@ use crate::cache::space::Bounds;
 use crate::cache::{Cache, CacheConfig};
 use crate::config::Config;
 use crate::connect::Gateway;
-use crate::listen::{self, Clients};
-use crate::policy::{AddressGuard, NameConstraints, Policy};
+use crate::listen::{self, Clients, Door};
+use crate::policy::{AddressGuard, Host, NameConstraints, Policy};
 use crate::registry::access::Access;
 use crate::registry::{Registries, RegistryRules};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{self, Authority, CaConfig, Leaves, Notice};
+use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice};
 use crate::upstream::Upstream;
 use crate::upstream::credentials::Credentials;
 use crate::upstream::dial::Dialer;
+use crate::users::Users;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -33,7 +34,7 @@ use crate::wire::pace::Patience;
 pub struct App {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
-    proxies: Vec<TcpListener>,
+    doors: Vec<Door>,
     admin: Option<TcpListener>,
     patience: Patience,
     clients: Arc<Clients>,
@@ -80,6 +81,11 @@ impl App {
         let leaves = Arc::new(Leaves::new(authority.clone())?);
 
         let metrics = Arc::new(Metrics::new());
+        let users =
+            Users::open(config.users_file.as_deref(), metrics.clone()).map_err(Unusable::new)?;
+        for warning in strangers(&config, &users) {
+            warn!("{warning}");
+        }
         let dialer = Arc::new(Dialer::new(
             AddressGuard::new(config.upstream.allow_private.clone()),
             config.upstream.resolve.clone(),
@@ -125,17 +131,30 @@ impl App {
             robots(&config, &policy),
         );
 
-        let mut proxies = Vec::new();
+        let front = front(&config, &leaves)?;
+        let mut doors = Vec::new();
         for address in &config.listen.proxy {
-            proxies.push(listen::bind(*address).await?);
+            let listener = listen::bind(*address).await?;
+            doors.push(Door {
+                listener,
+                front: None,
+            });
+        }
+        for address in &config.listen.proxy_tls {
+            let listener = listen::bind(*address).await?;
+            doors.push(Door {
+                listener,
+                front: front.clone(),
+            });
         }
         let admin = match config.listen.admin {
             Some(address) => Some(listen::bind(address).await?),
             None => None,
         };
-        let summary = summary(&config, &policy, &authority, &proxies, admin.as_ref())?;
+        let summary = summary(&config, &policy, &authority, &doors, admin.as_ref())?;
         let gateway = Arc::new(Gateway {
             policy: Arc::new(policy),
+            users: Arc::new(users),
             authority,
             leaves,
             registries,
@@ -146,7 +165,7 @@ impl App {
         Ok(Self {
             gateway,
             cache,
-            proxies,
+            doors,
             admin,
             patience: Patience {
                 head: config.limits.client_headers,
@@ -175,9 +194,10 @@ impl App {
         } = self.signals;
         let clients = self.clients;
         tokio::spawn(self.cache.clone().keep_house(self.offline_for));
-        for listener in self.proxies {
+        tokio::spawn(self.gateway.users.clone().follow());
+        for door in self.doors {
             tokio::spawn(listen::accept(
-                listener,
+                door,
                 self.gateway.clone(),
                 self.patience,
                 clients.clone(),
@@ -241,11 +261,13 @@ pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentia
 
 /// The CA as configured, made or re-issued where it has to be.
 pub fn authority(config: &Config, policy: &Policy) -> anyhow::Result<(Authority, Vec<Notice>)> {
-    Authority::open_or_create(&ca_config(config, policy), &name_constraints(policy)).map_err(|e| {
-        match config.ca.certificate {
-            Some(_) => Unusable::new(e).into(),
-            None => e.into(),
-        }
+    Authority::open_or_create(
+        &ca_config(config, policy),
+        &name_constraints(config, policy),
+    )
+    .map_err(|e| match config.ca.certificate {
+        Some(_) => Unusable::new(e).into(),
+        None => e.into(),
     })
 }
 
@@ -271,9 +293,69 @@ pub fn ca_config(config: &Config, policy: &Policy) -> CaConfig {
     }
 }
 
-fn name_constraints(policy: &Policy) -> tls::NameConstraints {
-    let NameConstraints { dns, ips, .. } = policy.name_constraints();
+/// Rules that name users whom nobody can be; worth a word, because the file may yet get them.
+pub fn strangers(config: &Config, users: &Users) -> Vec<String> {
+    let mut told = Vec::new();
+    for (at, rule) in config.policy.rules.iter().enumerate() {
+        for user in rule.users.iter().filter(|user| !users.knows(user)) {
+            told.push(format!(
+                "policy.rule {} is for the user {user}, whom policy.users_file does not have",
+                at + 1
+            ));
+        }
+    }
+    told
+}
+
+fn name_constraints(config: &Config, policy: &Policy) -> tls::NameConstraints {
+    let NameConstraints {
+        mut dns, mut ips, ..
+    } = policy.name_constraints();
+    if config.listen.tls.is_none() {
+        for name in own_names(config) {
+            match name.ip() {
+                Some(ip) => ips.push(ip),
+                None => dns.push(name.to_string()),
+            }
+        }
+    }
     tls::NameConstraints { dns, ips }
+}
+
+/// What clients call the gateway itself, where it needs a certificate of its own.
+fn own_names(config: &Config) -> Vec<Host> {
+    let listen = &config.listen;
+    if listen.proxy_tls.is_empty() {
+        return Vec::new();
+    }
+    if !listen.names.is_empty() {
+        return listen.names.clone();
+    }
+    let machine = rustix::system::uname();
+    let machine = machine.nodename().to_str().ok().map(str::to_owned);
+    let bound = listen.proxy_tls.iter().map(SocketAddr::ip);
+    let bound = bound.filter(|ip| !ip.is_unspecified());
+    let names = machine.into_iter().chain(bound.map(|ip| ip.to_string()));
+    // A machine may be called what no host can be.
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// What `listen.proxy_tls` shows its clients.
+fn front(config: &Config, leaves: &Arc<Leaves>) -> anyhow::Result<Option<Arc<Front>>> {
+    if config.listen.proxy_tls.is_empty() {
+        return Ok(None);
+    }
+    let front = match &config.listen.tls {
+        Some((certificate, key)) => Front::given(certificate, key),
+        None => {
+            let names: Vec<String> = own_names(config).iter().map(Host::to_string).collect();
+            if names.is_empty() {
+                return Err(Unusable::new("this machine's name is no host name, and `listen.proxy_tls` is bound to no address in particular: say listen.names = [\"…\"], as clients call the gateway").into());
+            }
+            Front::minted(leaves.clone(), &names)
+        }
+    };
+    Ok(Some(Arc::new(front.map_err(Unusable::new)?)))
 }
 
 fn tell(notices: &[Notice]) {
@@ -321,15 +403,21 @@ fn summary(
     config: &Config,
     policy: &Policy,
     authority: &Authority,
-    proxies: &[TcpListener],
+    doors: &[Door],
     admin: Option<&TcpListener>,
 ) -> anyhow::Result<String> {
     let mut text = format!("pierhead {}\n\n", env!("CARGO_PKG_VERSION"));
     let mut first: Option<SocketAddr> = None;
-    for listener in proxies {
-        let address = listener.local_addr()?;
-        first.get_or_insert(address);
-        text.push_str(&format!("  proxy   http://{address}\n"));
+    for door in doors {
+        let address = door.listener.local_addr()?;
+        let scheme = match door.front {
+            None => {
+                first.get_or_insert(address);
+                "http"
+            }
+            Some(_) => "https",
+        };
+        text.push_str(&format!("  proxy   {scheme}://{address}\n"));
     }
     if let Some(admin) = admin {
         text.push_str(&format!("  admin   http://{}\n", admin.local_addr()?));

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use argh::FromArgs;
 
@@ -11,7 +12,8 @@ use crate::app::{self, App, Unusable};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::policy::{AddressGuard, Policy, Target, explain};
 use crate::telemetry::log;
-use crate::tls::{self, Authority};
+use crate::tls::{self, Authority, Front};
+use crate::users::Users;
 
 /// A forward HTTP(S) proxy that caches what container registries serve.
 #[derive(FromArgs, Debug)]
@@ -48,6 +50,9 @@ struct Check {
     /// the address of the client that asks (default: 127.0.0.1)
     #[argh(option)]
     client: Option<IpAddr>,
+    /// the user it asks as, of policy.users_file (default: none)
+    #[argh(option)]
+    user: Option<String>,
     /// HOST or HOST:PORT that is asked for
     #[argh(positional)]
     host: Option<String>,
@@ -178,8 +183,16 @@ fn check(args: &Check) -> anyhow::Result<()> {
     if config.ca.certificate.is_some() {
         Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
     }
+    if let Some((certificate, key)) = &config.listen.tls {
+        Front::given(certificate, key).map_err(Unusable::new)?;
+    }
+    let users = Users::open(config.users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
+    if args.host.is_none() && args.user.is_some() {
+        return Err(Misused("--user explains a HOST; name one".to_owned()).into());
+    }
     let mut text = String::from("The configuration is good.\n");
-    for warning in config.warnings.iter().chain(&warnings) {
+    let strangers = app::strangers(&config, &users);
+    for warning in config.warnings.iter().chain(&warnings).chain(&strangers) {
         text.push_str(&format!("Note: {warning}\n"));
     }
     match &args.host {
@@ -191,7 +204,7 @@ fn check(args: &Check) -> anyhow::Result<()> {
             }
             text.push_str("\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n");
         }
-        Some(host) => text.push_str(&explained(&config, &policy, host, args.client)?),
+        Some(host) => text.push_str(&explained(&config, &policy, &users, host, args)?),
     }
     say(&text);
     Ok(())
@@ -201,8 +214,9 @@ fn check(args: &Check) -> anyhow::Result<()> {
 fn explained(
     config: &Config,
     policy: &Policy,
+    users: &Users,
     asked: &str,
-    client: Option<IpAddr>,
+    args: &Check,
 ) -> anyhow::Result<String> {
     let (host, default) = match asked.strip_prefix("http://") {
         Some(rest) => (rest.trim_end_matches('/'), 80),
@@ -224,8 +238,23 @@ fn explained(
         target = Target::new(first, target.port);
     }
     let guard = AddressGuard::new(config.upstream.allow_private.clone());
-    let client = client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
-    text.push_str(&explain(policy, &guard, &target, client));
+    let client = args.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+    let user = args.user.as_deref();
+    let told = match user {
+        None if users.asked() => {
+            "Without a user it is answered 407: policy.users_file is set. For one of its users: --user NAME.\n"
+        }
+        Some(_) if !users.asked() => {
+            "Nobody is asked for a name: policy.users_file is not set. --user changes nothing.\n"
+        }
+        Some(user) if !users.knows(user) => {
+            "policy.users_file has no such user: it is answered 407. Were it there:\n"
+        }
+        _ => "",
+    };
+    text.push_str(told);
+    let user = user.filter(|_| users.asked());
+    text.push_str(&explain(policy, &guard, &target, client, user));
     let name = target.host.to_string();
     if target.host.ip().is_some() {
         return Ok(text);

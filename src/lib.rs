@@ -26,4 +26,5 @@ pub mod store; // bytes at rest
 pub mod telemetry; // metrics and logs; used by all
 pub mod tls; // the CA, its leaves, the roots that are trusted upstream
 pub mod upstream; // the network beyond: dialling, redirects, tokens
+pub mod users; // name and password to user: who may use the proxy
 pub mod wire; // the vocabulary of the wire; used by all // the command line

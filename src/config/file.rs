@@ -33,6 +33,9 @@ pub struct File {
 pub struct Listen {
     pub proxy: Vec<Text<Bind>>,
     pub proxy_tls: Vec<Text<Bind>>,
+    pub names: Vec<Text<Host>>,
+    pub tls_certificate: Maybe<PathBuf>,
+    pub tls_key: Maybe<PathBuf>,
     pub admin: Maybe<Bind>,
 }
 
@@ -98,8 +101,8 @@ pub struct Rule {
     pub ports: Vec<NonZeroU16>,
     #[serde(default, deserialize_with = "some_clients")]
     pub clients: Vec<Text<Net>>,
-    #[serde(default)]
-    pub users: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "some_users")]
+    pub users: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,25 +161,20 @@ pub type Resolve = HashMap<String, (IpAddr, Option<u16>)>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotYet {
     pub key: &'static str,
-    /// Of `[[registry]]` or `[[policy.rule]]`; counts from one.
+    /// Of `[[registry]]`; counts from one.
     pub entry: Option<usize>,
     /// To be read before "is not in this version".
     pub feature: &'static str,
 }
 
 /// The first key whose promise this version cannot keep, where ignoring it would be unsafe: a
-/// gateway that does not ask for passwords, goes around the parent proxy or denies a push that
-/// was allowed is not what its owner configured.
+/// gateway that goes around the parent proxy or denies a push that was allowed is not what its
+/// owner configured.
 ///
 /// A feature that arrives deletes its line here.
 pub fn not_yet(file: &File) -> Option<NotYet> {
     let one = |set: bool, key, feature| set.then_some((key, None, feature));
-    let mut found = vec![
-        one(
-            !file.listen.proxy_tls.is_empty(),
-            "listen.proxy_tls",
-            "a proxy that is itself in TLS",
-        ),
+    let found = [
         one(
             file.cache.shared.url.0.is_some(),
             "cache.shared.url",
@@ -187,16 +185,7 @@ pub fn not_yet(file: &File) -> Option<NotYet> {
             "upstream.proxy",
             "a parent proxy",
         ),
-        one(
-            file.policy.users_file.0.is_some(),
-            "policy.users_file",
-            "asking for proxy users",
-        ),
     ];
-    for (at, rule) in file.policy.rule.iter().enumerate() {
-        let users = rule.users.is_some();
-        found.push(users.then_some(("policy.rule.users", Some(at + 1), "a rule for users")));
-    }
     let first = found.into_iter().flatten().next();
     first.map(|(key, entry, feature)| NotYet {
         key,
@@ -246,6 +235,9 @@ impl Default for Listen {
         Self {
             proxy: vec![Text(loopback(3128))],
             proxy_tls: Vec::new(),
+            names: Vec::new(),
+            tls_certificate: Maybe(None),
+            tls_key: Maybe(None),
             admin: Maybe(Some(loopback(3129))),
         }
     }
@@ -343,6 +335,17 @@ fn some_clients<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Text<Net>>, D:
             "an empty list names no client; leave the key out to mean every client",
         )),
         false => Ok(nets),
+    }
+}
+
+/// An empty list here would read as "none" and mean "all".
+fn some_users<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let users = Vec::<String>::deserialize(from)?;
+    match users.is_empty() {
+        true => Err(de::Error::custom(
+            "an empty list names no user; leave the key out to mean every user",
+        )),
+        false => Ok(users),
     }
 }
 

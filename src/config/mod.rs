@@ -28,7 +28,8 @@ use self::file::File;
 pub use self::keys::{KEYS, Key, Kind};
 use self::places::Places;
 use crate::policy::{
-    AddressGuard, AuthMode, HostPattern, PolicyConfig, RegistryConfig, RuleConfig, same_registry,
+    AddressGuard, AuthMode, Host, HostPattern, PolicyConfig, RegistryConfig, RuleConfig,
+    same_registry,
 };
 use crate::upstream::credentials::LoginSource;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub cache: CacheConfig,
     pub upstream: UpstreamConfig,
     pub policy: PolicyConfig,
+    /// `policy.users_file`; `None`: nobody is asked for a name.
+    pub users_file: Option<PathBuf>,
     /// The `[[registry]]` entries, in the file's order.
     pub registries: Vec<RegistryConfig>,
     /// Where the gateway's own logins are kept, by the entry's host.
@@ -56,8 +59,14 @@ pub struct Config {
 
 #[derive(Clone, Debug)]
 pub struct ListenConfig {
-    /// At least one. Port 0 is allowed: the system picks one.
+    /// At least one here or in `proxy_tls`. Port 0 is allowed: the system picks one.
     pub proxy: Vec<SocketAddr>,
+    /// The same, in TLS.
+    pub proxy_tls: Vec<SocketAddr>,
+    /// What clients call the gateway; empty: its host name and addresses.
+    pub names: Vec<Host>,
+    /// The certificate of `proxy_tls` and its key, where they are given.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// `None`: no admin listener.
     pub admin: Option<SocketAddr>,
 }
@@ -225,7 +234,7 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
             message: message.to_owned(),
         })
     };
-    if file.listen.proxy.is_empty() {
+    if file.listen.proxy.is_empty() && file.listen.proxy_tls.is_empty() {
         return wrong(
             "listen.proxy",
             None,
@@ -237,9 +246,34 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         (None, Some(_)) => return wrong("ca.key", None, "say `ca.certificate` as well"),
         _ => {}
     }
+    let tls = match (&file.listen.tls_certificate.0, &file.listen.tls_key.0) {
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (None, None) => None,
+        (Some(_), None) => {
+            return wrong(
+                "listen.tls_certificate",
+                None,
+                "say `listen.tls_key` as well",
+            );
+        }
+        (None, Some(_)) => {
+            return wrong(
+                "listen.tls_key",
+                None,
+                "say `listen.tls_certificate` as well",
+            );
+        }
+    };
     if file.limits.manifest_size.0 == 0 {
         let message = "no manifest would pass; say for example manifest_size = \"4MiB\"";
         return wrong("limits.manifest_size", None, message);
+    }
+
+    let nameless = file.policy.users_file.0.is_none();
+    let for_users = |rule: &file::Rule| !rule.users.is_empty();
+    if let (true, Some(at)) = (nameless, file.policy.rule.iter().position(for_users)) {
+        let message = "this rule is for users, and nobody is asked for a name as long as `policy.users_file` is not set; say for example users_file = \"htpasswd\" under [policy]";
+        return wrong("policy.rule.users", Some(at + 1), message);
     }
 
     let mut warnings: Vec<String> = file::without_effect(&file)
@@ -284,12 +318,18 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         resolve: file.upstream.resolve,
     };
     warnings.extend(refused_addresses(&upstream));
+    if tls.is_some() && file.listen.proxy_tls.is_empty() {
+        warnings.push("`listen.tls_certificate` has no effect without `listen.proxy_tls`".into());
+    }
 
     let (cache, limits) = (file.cache, file.limits);
     Ok(Config {
         file: places.file.clone(),
         listen: ListenConfig {
             proxy: file.listen.proxy.iter().map(|addr| addr.0.0).collect(),
+            proxy_tls: file.listen.proxy_tls.iter().map(|addr| addr.0.0).collect(),
+            names: file.listen.names.into_iter().map(|name| name.0).collect(),
+            tls,
             admin: file.listen.admin.0.map(|addr| addr.0),
         },
         ca: CaConfig {
@@ -311,6 +351,7 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
             default: file.policy.default,
             rules: file.policy.rule.into_iter().map(rule).collect(),
         },
+        users_file: file.policy.users_file.0,
         registries,
         logins,
         builtin_registries: file.builtin_registries,
@@ -337,7 +378,7 @@ fn rule(rule: file::Rule) -> RuleConfig {
         hosts: rule.hosts,
         ports: ports(rule.ports),
         clients: rule.clients.into_iter().map(|net| net.0.0).collect(),
-        users: rule.users.unwrap_or_default(),
+        users: rule.users,
     }
 }
 

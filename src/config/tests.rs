@@ -44,7 +44,10 @@ builtin_registries = true
 
 [listen]
 proxy     = ["127.0.0.1:3128"]
-proxy_tls = []
+proxy_tls = ["0.0.0.0:3130"]
+names     = ["Gateway.corp", "10.0.0.1"]
+tls_certificate = "gateway.crt"
+tls_key   = "gateway.key"
 admin     = "127.0.0.1:3129"
 
 [ca]
@@ -72,12 +75,13 @@ lookahead     = true
 
 [policy]
 default = "deny"
-users_file = ""
+users_file = "htpasswd"
 [[policy.rule]]
 action  = "tunnel"
 hosts   = ["packages.corp.example", "*.intranet.example"]
 ports   = [443]
 clients = ["10.0.0.0/8"]
+users   = ["ci"]
 
 [limits]
 client_headers   = "11s"
@@ -110,6 +114,16 @@ fn every_key_of_the_contracts_example_arrives() {
     assert!(config.builtin_registries);
     assert!(config.file.unwrap().ends_with("pierhead.toml"));
     assert_eq!(config.listen.proxy, ["127.0.0.1:3128".parse().unwrap()]);
+    assert_eq!(config.listen.proxy_tls, ["0.0.0.0:3130".parse().unwrap()]);
+    let names: Vec<&str> = config
+        .listen
+        .names
+        .iter()
+        .map(|name| name.as_str())
+        .collect();
+    assert_eq!(names, ["gateway.corp", "10.0.0.1"]);
+    let tls = Some(("gateway.crt".into(), "gateway.key".into()));
+    assert_eq!(config.listen.tls, tls);
     assert_eq!(config.listen.admin, Some("127.0.0.1:3129".parse().unwrap()));
 
     assert_eq!(config.ca.dir, Path::new("ca"));
@@ -142,7 +156,8 @@ fn every_key_of_the_contracts_example_arrives() {
     assert!(rule.hosts[1].matches("a.intranet.example"));
     assert_eq!(rule.ports, [443]);
     assert_eq!(rule.clients, ["10.0.0.0/8".parse().unwrap()]);
-    assert!(rule.users.is_empty());
+    assert_eq!(rule.users, ["ci"]);
+    assert_eq!(config.users_file, Some("htpasswd".into()));
 
     assert_eq!(config.limits.client_headers, seconds(11));
     assert_eq!(config.limits.client_idle, seconds(360));
@@ -317,7 +332,7 @@ fn every_key_that_has_a_variable_takes_its_example_from_it() {
             .unwrap_or(text);
         let variable = env::variable_of(key);
         match load_with(
-            "ca = { certificate = \"c\", key = \"k\" }",
+            "ca = { certificate = \"c\", key = \"k\" }\nlisten = { tls_certificate = \"c\", tls_key = \"k\" }",
             &[(&variable, text)],
         ) {
             Ok(_) | Err(ConfigError::NotYet { .. }) => {}
@@ -637,26 +652,11 @@ fn a_bad_value_is_named_with_its_line_and_what_would_be_right() {
 #[test]
 fn what_this_version_cannot_keep_is_refused_by_its_line() {
     for (text, line, key) in [
-        (
-            "[listen]\nproxy_tls = [\"127.0.0.1:1\"]",
-            2,
-            "listen.proxy_tls",
-        ),
         ("[cache.shared]\nurl = \"s3://b/p\"", 2, "cache.shared.url"),
         (
             "[upstream]\nproxy = \"http://u:hunter2@p:1\"",
             2,
             "upstream.proxy",
-        ),
-        (
-            "[policy]\nusers_file = \"htpasswd\"",
-            2,
-            "policy.users_file",
-        ),
-        (
-            "[[policy.rule]]\naction = \"tunnel\"\nhosts = [\"a\"]\nusers = [\"ci\"]",
-            4,
-            "policy.rule.users (entry 1)",
         ),
     ] {
         let message = message(text);
@@ -668,6 +668,27 @@ fn what_this_version_cannot_keep_is_refused_by_its_line() {
         );
         assert!(!message.contains("hunter2"), "{message}");
     }
+}
+
+#[test]
+fn a_rule_for_users_needs_a_file_of_users() {
+    let rule = "[[policy.rule]]\naction = \"tunnel\"\nhosts = [\"a\"]\nusers = [\"ci\"]";
+    for text in [rule, &format!("policy.users_file = \"\"\n{rule}")] {
+        let message = message(text);
+        assert!(
+            message.contains("`policy.rule.users (entry 1)`"),
+            "{message}"
+        );
+        assert!(
+            message.contains("`policy.users_file` is not set"),
+            "{message}"
+        );
+    }
+    let config = load(&format!("policy.users_file = \"htpasswd\"\n{rule}"));
+    assert_eq!(config.policy.rules[0].users, ["ci"]);
+    let nobody = rule.replace("\"ci\"", "");
+    let message = message(&format!("policy.users_file = \"htpasswd\"\n{nobody}"));
+    assert!(message.contains("names no user"), "{message}");
 }
 
 #[test]

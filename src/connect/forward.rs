@@ -20,6 +20,7 @@ impl Gateway {
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: &Peer,
+        user: Option<String>,
         started: Instant,
         busy: Busy,
     ) -> Response<Body> {
@@ -45,7 +46,7 @@ impl Gateway {
         let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut line = Line {
             client: peer.client,
-            user: None,
+            user,
             method: request.method().to_string(),
             host: shown(&target, Via::Http),
             registry: String::new(),
@@ -56,7 +57,8 @@ impl Gateway {
             rule: String::new(),
             started,
         };
-        let verdict = self.policy.decide(peer.client, None, Via::Http, &target);
+        let user = line.user.as_deref();
+        let verdict = self.policy.decide(peer.client, user, Via::Http, &target);
         match verdict.action {
             Action::Deny { reason, mend } => {
                 line.rule = verdict.rule.to_string();

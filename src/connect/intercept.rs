@@ -12,7 +12,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
@@ -27,6 +26,7 @@ use crate::wire::body::Body;
 use crate::wire::drain::Drain;
 use crate::wire::headers;
 use crate::wire::pace::{Busy, Paced};
+use crate::wire::socket::Socket;
 
 /// An intercepted connection, as its requests see it.
 struct Inside {
@@ -113,7 +113,7 @@ impl Inside {
     async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Body> {
         let line = Line {
             client: self.peer.client,
-            user: None,
+            user: self.peer.user.clone(),
             method: request.method().to_string(),
             host: shown(&self.target, Via::Connect),
             registry: self.site.registry.name.clone(),
@@ -196,7 +196,7 @@ impl Inside {
 }
 
 async fn speak_h1<S>(
-    tls: TlsStream<Paced<TcpStream>>,
+    tls: TlsStream<Paced<Socket>>,
     service: S,
     drain: &Drain,
     idle: Duration,
@@ -219,11 +219,7 @@ where
     }
 }
 
-async fn speak_h2<S>(
-    tls: TlsStream<Paced<TcpStream>>,
-    service: S,
-    drain: &Drain,
-) -> hyper::Result<()>
+async fn speak_h2<S>(tls: TlsStream<Paced<Socket>>, service: S, drain: &Drain) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible> + Clone,
     S::Future: Send + 'static,

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::HeaderValue;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -15,6 +16,7 @@ use crate::oci::error::{Code, OciError};
 use crate::policy::{Action, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
+use crate::users::Denied;
 use crate::wire::body::Body;
 use crate::wire::headers;
 use crate::wire::pace::Busy;
@@ -37,7 +39,7 @@ pub(super) fn serves(path: &str) -> bool {
 impl Gateway {
     pub(super) async fn mirror(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         peer: &Peer,
         started: Instant,
         busy: Busy,
@@ -57,6 +59,22 @@ impl Gateway {
             started,
         };
         let reference = line.reference.clone();
+        // Proxy users log in here as to a registry. Their login is the gateway's business alone.
+        match self
+            .users
+            .verify(request.headers().get(header::AUTHORIZATION))
+            .await
+        {
+            Ok(None) => {}
+            Ok(Some(user)) => {
+                request.headers_mut().remove(header::AUTHORIZATION);
+                line.user = Some(user);
+            }
+            Err(why) => {
+                line.rule = "policy.users_file".into();
+                return self.logged(ask_who(&why).about("", &reference), line, busy);
+            }
+        }
         let Some(target) = self.target(&meant.registry) else {
             let message = format!(
                 "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
@@ -66,7 +84,9 @@ impl Gateway {
             let answer = Answer::error(StatusCode::NOT_FOUND, &error).about("", &reference);
             return self.logged(answer, line, busy);
         };
-        let verdict = self.policy.decide(peer.client, None, Via::Connect, &target);
+        let verdict = self
+            .policy
+            .decide(peer.client, line.user.as_deref(), Via::Connect, &target);
         let site = match verdict.action {
             Action::Intercept(site) => site,
             Action::Tunnel => {
@@ -93,7 +113,10 @@ impl Gateway {
             client: peer.client,
             mirror: true,
             name_prefix: meant.name_prefix.clone(),
-            realm: own_name.map(|host| format!("http://{host}{TOKEN_PATH}")),
+            realm: own_name.map(|host| {
+                let scheme = if peer.secure { "https" } else { "http" };
+                format!("{scheme}://{host}{TOKEN_PATH}")
+            }),
             site,
         };
         let body = self.request_body(request.into_body());
@@ -115,6 +138,26 @@ impl Gateway {
         let host = registry.hosts.iter().find_map(|host| host.exact())?;
         Some(Target::new(host, written.port))
     }
+}
+
+/// 401: a proxy user has to log in.
+fn ask_who(why: &Denied) -> Answer {
+    let said = match why {
+        Denied::Missing => "this gateway asks for a user and a password (docker login)",
+        Denied::Wrong { .. } => "the user or the password is not right",
+        Denied::Busy => "too many passwords are being checked at this moment; try again",
+    };
+    let mut answer = Answer::error(
+        StatusCode::UNAUTHORIZED,
+        &OciError::new(Code::Unauthorized, said),
+    );
+    answer.outcome = Outcome::Denied;
+    answer.rule = "policy.users_file".into();
+    answer.response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Basic realm=\"pierhead\""),
+    );
+    answer
 }
 
 /// Reads `?ns=` and the name's first component.

@@ -32,16 +32,19 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::{Authority as CertificateAuthority, Leaves};
 use crate::upstream::dial::DialError;
 use crate::upstream::{Fault, FaultKind, Upstream};
+use crate::users::{Denied, Users};
 use crate::wire::body::{self, Body};
 use crate::wire::drain::Drain;
 use crate::wire::headers;
 use crate::wire::idle::Idle;
 use crate::wire::pace::{Busy, Paced};
+use crate::wire::socket::Socket;
 
 /// Everything a request on the proxy port may need.
 #[derive(Debug)]
 pub struct Gateway {
     pub policy: Arc<Policy>,
+    pub users: Arc<Users>,
     pub authority: Arc<CertificateAuthority>,
     pub leaves: Arc<Leaves>,
     pub registries: Arc<Registries>,
@@ -55,6 +58,10 @@ pub struct Gateway {
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub client: IpAddr,
+    /// Whom the CONNECT around it was allowed; `None` before one.
+    pub user: Option<String>,
+    /// It came in TLS.
+    pub secure: bool,
     pub drain: Drain,
     /// Counted among the client's connections as long as this lives.
     pub place: Arc<dyn Any + Send + Sync>,
@@ -64,7 +71,7 @@ pub struct Peer {
 
 impl Gateway {
     /// Serves one connection to its end.
-    pub async fn serve(self: Arc<Self>, socket: Paced<TcpStream>, peer: Peer) {
+    pub async fn serve(self: Arc<Self>, socket: Paced<Socket>, peer: Peer) {
         let pace = socket.pace().clone();
         let drain = peer.drain.clone();
         let gateway = self.clone();
@@ -105,22 +112,75 @@ impl Gateway {
                 "pierhead: this request has passed this gateway before; upstream.proxy or a registry's url leads back here\n",
             );
         }
-        if request.method() == Method::CONNECT {
-            return self.connect(request, peer, started).await;
+        let connect = request.method() == Method::CONNECT;
+        if !connect && request.uri().authority().is_none() {
+            if mirror::serves(request.uri().path()) {
+                return self.mirror(request, peer, started, busy).await;
+            }
+            return local::answer(&self, &request, peer.drain.has_begun());
         }
-        if request.uri().authority().is_some() {
-            return self.forward(request, peer, started, busy).await;
+        let sent = request.headers().get(header::PROXY_AUTHORIZATION);
+        let user = match self.users.verify(sent).await {
+            Ok(user) => user,
+            Err(why) => return self.ask_who(&request, peer, started, why),
+        };
+        if connect {
+            return self.connect(request, peer, user, started).await;
         }
-        if mirror::serves(request.uri().path()) {
-            return self.mirror(request, peer, started, busy).await;
+        self.forward(request, peer, user, started, busy).await
+    }
+
+    /// 407: who is it, and how does it say so.
+    fn ask_who(
+        &self,
+        request: &Request<Incoming>,
+        peer: &Peer,
+        started: Instant,
+        why: Denied,
+    ) -> Response<Body> {
+        let said = match why {
+            Denied::Missing => "this proxy asks for a user and a password, and none were sent",
+            Denied::Wrong { .. } => "the user or the password is not right",
+            Denied::Busy => "too many passwords are being checked at this moment; try again",
+        };
+        let host = request.uri().host().unwrap_or_default();
+        let text = format!(
+            "pierhead: {said}\n\nSet the proxy as http://USER:PASSWORD@GATEWAY:PORT (HTTPS_PROXY, HTTP_PROXY; percent-encode what is special in a URL).\nWho runs the gateway adds users with `htpasswd -B FILE USER`, where FILE is policy.users_file of pierhead.toml.\n",
+        );
+        let mut response = plain(StatusCode::PROXY_AUTHENTICATION_REQUIRED, text);
+        let headers = response.headers_mut();
+        if why == Denied::Busy {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        } else {
+            let basic = HeaderValue::from_static("Basic realm=\"pierhead\"");
+            headers.insert(header::PROXY_AUTHENTICATE, basic);
         }
-        local::answer(&self, &request, peer.drain.has_begun())
+        let line = Line {
+            client: peer.client,
+            user: match why {
+                Denied::Wrong { user } => user,
+                _ => None,
+            },
+            method: request.method().to_string(),
+            host: host.chars().take(128).collect(),
+            registry: String::new(),
+            repository: String::new(),
+            reference: String::new(),
+            status: response.status().as_u16(),
+            outcome: Outcome::Denied,
+            rule: "policy.users_file".into(),
+            started,
+        };
+        access::write(&self.metrics, &line, 0, true);
+        closing(response)
     }
 
     async fn connect(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: &Peer,
+        user: Option<String>,
         started: Instant,
     ) -> Response<Body> {
         let asked = request.uri().authority().map_or("", Authority::as_str);
@@ -130,7 +190,7 @@ impl Gateway {
                 let text = format!("pierhead: CONNECT wants host:port: {e}\n");
                 let line = Line {
                     client: peer.client,
-                    user: None,
+                    user,
                     method: "CONNECT".into(),
                     host: asked.chars().take(128).collect(),
                     registry: String::new(),
@@ -147,7 +207,7 @@ impl Gateway {
         };
         let mut line = Line {
             client: peer.client,
-            user: None,
+            user,
             method: "CONNECT".into(),
             host: shown(&target, Via::Connect),
             registry: String::new(),
@@ -158,7 +218,8 @@ impl Gateway {
             rule: String::new(),
             started,
         };
-        let verdict = self.policy.decide(peer.client, None, Via::Connect, &target);
+        let user = line.user.as_deref();
+        let verdict = self.policy.decide(peer.client, user, Via::Connect, &target);
         line.rule = verdict.rule.to_string();
         match verdict.action {
             Action::Deny { reason, mend } => {
@@ -188,7 +249,10 @@ impl Gateway {
             Action::Intercept(site) => match self.leaves.server_config(target.host.as_str()) {
                 Ok(config) => {
                     let upgrade = hyper::upgrade::on(request);
-                    let peer = peer.clone();
+                    let peer = Peer {
+                        user: line.user,
+                        ..peer.clone()
+                    };
                     let drain = peer.drain.clone();
                     drain.spawn(self.intercept(upgrade, config, site, target, peer));
                     Response::new(body::empty())
@@ -261,13 +325,13 @@ impl Gateway {
 }
 
 /// The raw socket of a CONNECT, with what its client sent early.
-async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<TcpStream>> {
+async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<Socket>> {
     let upgraded = upgrade
         .await
         .inspect_err(|e| debug!(error = %e, "a client left before its tunnel stood"))
         .ok()?;
     // Connections are served over exactly this type.
-    let parts = upgraded.downcast::<TokioIo<Paced<TcpStream>>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<Paced<Socket>>>().ok()?;
     Some(parts.io.into_inner().rewind(parts.read_buf))
 }
 

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tracing::{debug, warn};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
 
 use crate::connect::{Gateway, Peer};
 use crate::telemetry::metrics::Metrics;
+use crate::tls::Front;
 use crate::wire::drain::Drain;
 use crate::wire::pace::{Paced, Patience};
+use crate::wire::socket::Socket;
 
 /// Counts connections by client address, over all listeners; an IPv6 network of 64 bits is one client,
 /// because one host may use all of it.
@@ -37,15 +40,24 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
 }
 
+/// One listening socket, and what its clients speak.
+#[derive(Debug)]
+pub struct Door {
+    pub listener: TcpListener,
+    /// `Some`: in TLS.
+    pub front: Option<Arc<Front>>,
+}
+
 /// Accepts clients until the drain begins.
 pub async fn accept(
-    listener: TcpListener,
+    door: Door,
     gateway: Arc<Gateway>,
     patience: Patience,
     clients: Arc<Clients>,
     drain: Drain,
     metrics: Arc<Metrics>,
 ) {
+    let Door { listener, front } = door;
     loop {
         let (socket, peer) = tokio::select! {
             () = drain.begun() => return,
@@ -63,18 +75,67 @@ pub async fn accept(
         let Some(place) = clients.enter(client, &metrics) else {
             metrics.connections_refused.inc();
             debug!(%client, "too many connections from one client");
-            tokio::spawn(refuse(socket));
+            if front.is_none() {
+                tokio::spawn(refuse(socket));
+            }
             continue;
         };
         let _ = socket.set_nodelay(true);
-        let socket = Paced::new(socket, patience);
         let peer = Peer {
             client,
+            user: None,
+            secure: front.is_some(),
             drain: drain.clone(),
             place: Arc::new(place),
         };
-        drain.spawn(gateway.clone().serve(socket, peer));
+        let gateway = gateway.clone();
+        match front.clone() {
+            None => {
+                let socket = Paced::new(Socket::Plain(socket), patience);
+                drain.spawn(gateway.serve(socket, peer));
+            }
+            Some(front) => {
+                let metrics = metrics.clone();
+                drain.spawn(async move {
+                    let Some(socket) = secured(socket, &front, patience, &peer, &metrics).await
+                    else {
+                        return;
+                    };
+                    gateway.serve(Paced::new(socket, patience), peer).await;
+                });
+            }
+        }
     }
+}
+
+/// The TLS handshake of a proxy client, which has as long as a request's head.
+async fn secured(
+    socket: TcpStream,
+    front: &Front,
+    patience: Patience,
+    peer: &Peer,
+    metrics: &Metrics,
+) -> Option<Socket> {
+    let config = front
+        .server_config()
+        .inspect_err(|e| warn!(error = %e, "no certificate for listen.proxy_tls"))
+        .ok()?;
+    let accepting = tokio::time::timeout(patience.head, TlsAcceptor::from(config).accept(socket));
+    let accepted = tokio::select! {
+        accepted = accepting => accepted,
+        () = peer.drain.begun() => return None,
+    };
+    let why = match accepted {
+        Ok(Ok(tls)) => {
+            metrics.handshake("ok");
+            return Some(Socket::Tls(Box::new(tls)));
+        }
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "it took too long (limits.client_headers)".to_owned(),
+    };
+    metrics.handshake("failed");
+    info!(client = %peer.client, error = %why, "a TLS handshake with the proxy itself failed; a client that speaks of certificates does not trust the gateway's yet");
+    None
 }
 
 /// Says why and closes, in a moment of its own: closing over unread bytes would take the words back.

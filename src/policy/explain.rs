@@ -7,21 +7,30 @@ use super::hosts::{HostPattern, Target};
 use super::registry::Registry;
 use super::{Action, AddressGuard, Fallback, Policy, Role, RuleName, Via};
 
-/// What would happen if `client` asked for `target`, and why: a few lines of `what: value`.
+/// What would happen if `client`, known as `user`, asked for `target`, and why: a few lines of `what: value`.
 ///
 /// A target on port 80 is taken as plain http, every other one as CONNECT.
-pub fn explain(policy: &Policy, guard: &AddressGuard, target: &Target, client: IpAddr) -> String {
+pub fn explain(
+    policy: &Policy,
+    guard: &AddressGuard,
+    target: &Target,
+    client: IpAddr,
+    user: Option<&str>,
+) -> String {
     let via = match target.port {
         80 => Via::Http,
         _ => Via::Connect,
     };
-    let verdict = policy.decide(client, None, via, target);
+    let verdict = policy.decide(client, user, via, target);
     let mut out = String::new();
     let asked = match via {
         Via::Connect => format!("CONNECT {target}"),
         Via::Http => format!("http://{}/", target.host),
     };
     line(&mut out, "request", format_args!("{asked} from {client}"));
+    if let Some(user) = user {
+        line(&mut out, "user", user);
+    }
     match &verdict.action {
         Action::Intercept(site) => {
             line(&mut out, "verdict", "intercept");
@@ -146,7 +155,7 @@ fn line(out: &mut String, what: &str, value: impl std::fmt::Display) {
 
 #[cfg(test)]
 mod tests {
-    use crate::policy::{PolicyConfig, RegistryConfig};
+    use crate::policy::{PolicyConfig, RegistryConfig, RuleAction, RuleConfig};
 
     use super::*;
 
@@ -158,7 +167,35 @@ mod tests {
             &guard,
             &target.parse().unwrap(),
             "10.0.0.7".parse().unwrap(),
+            None,
         )
+    }
+
+    #[test]
+    fn a_rule_for_users_is_explained_for_a_user() {
+        let rule = RuleConfig {
+            action: RuleAction::Tunnel,
+            hosts: vec!["pages.example".parse().unwrap()],
+            ports: vec![],
+            clients: vec![],
+            users: vec!["ci".to_owned()],
+        };
+        let config = PolicyConfig {
+            rules: vec![rule],
+            ..PolicyConfig::default()
+        };
+        let policy = Policy::new(config, vec![], true);
+        let target = "pages.example:443".parse().unwrap();
+        let client = "10.0.0.7".parse().unwrap();
+        let explained = |user| explain(&policy, &AddressGuard::default(), &target, client, user);
+        let text = explained(Some("ci"));
+        assert!(
+            text.contains("user:        ci\nverdict:     tunnel"),
+            "{text}"
+        );
+        let text = explained(Some("dev"));
+        assert!(text.contains("not for this user"), "{text}");
+        assert!(explained(None).contains("not for this user"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub struct Metrics {
     pub grants: Counter,
     pub refusals: Counter,
     logins_refused: Family<RegistryLabels, Counter>,
+    password_checks: Family<ResultLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -94,6 +95,7 @@ impl Metrics {
             grants: Counter::default(),
             refusals: Counter::default(),
             logins_refused: Family::default(),
+            password_checks: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -199,6 +201,11 @@ impl Metrics {
             "Times a registry refused the gateway's own login",
             metrics.logins_refused.clone(),
         );
+        r.register(
+            "password_checks",
+            "Passwords of proxy users checked against policy.users_file, by result (right, wrong, busy); those remembered are not checked again",
+            metrics.password_checks.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -257,6 +264,14 @@ impl Metrics {
 
     pub fn download_ended(&self, result: &str) {
         self.downloads
+            .get_or_create(&ResultLabels {
+                result: result.to_owned(),
+            })
+            .inc();
+    }
+
+    pub fn password_checked(&self, result: &str) {
+        self.password_checks
             .get_or_create(&ResultLabels {
                 result: result.to_owned(),
             })

@@ -52,14 +52,15 @@ pub enum LeafError {
     Tls(#[from] rustls::Error),
 }
 
-struct Entry {
+/// A leaf that is served, and until when.
+pub(super) struct Entry {
     config: Arc<ServerConfig>,
     not_before: OffsetDateTime,
     renew_at: OffsetDateTime,
 }
 
-struct Leaf {
-    der: CertificateDer<'static>,
+pub(super) struct Leaf {
+    pub(super) der: CertificateDer<'static>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
 }
@@ -115,18 +116,24 @@ impl Leaves {
             return Ok(Arc::clone(&entry.config));
         }
         // Two handshakes may both get here and mint twice; to make one wait would cost more.
-        let entry = Arc::new(self.entry(&name, now)?);
+        let entry = Arc::new(self.entry(std::slice::from_ref(&name), &self.template, now)?);
         self.cache.insert(name, Arc::clone(&entry));
         Ok(Arc::clone(&entry.config))
     }
 
-    fn entry(&self, name: &ServerName<'_>, now: OffsetDateTime) -> Result<Entry, LeafError> {
-        let leaf = self.mint(name, now)?;
+    /// A leaf for `names`, served with everything else as in `template`.
+    pub(super) fn entry(
+        &self,
+        names: &[ServerName<'_>],
+        template: &ServerConfig,
+        now: OffsetDateTime,
+    ) -> Result<Entry, LeafError> {
+        let leaf = self.mint(names, now)?;
         let mut chain = vec![leaf.der];
         chain.extend_from_slice(self.authority.chain());
         let certified = CertifiedKey::new(chain, Arc::clone(&self.signer));
 
-        let mut config = self.template.clone();
+        let mut config = template.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         Ok(Entry {
             config: Arc::new(config),
@@ -135,7 +142,12 @@ impl Leaves {
         })
     }
 
-    fn mint(&self, name: &ServerName<'_>, now: OffsetDateTime) -> Result<Leaf, LeafError> {
+    /// The first of `names` is the common name.
+    pub(super) fn mint(
+        &self,
+        names: &[ServerName<'_>],
+        now: OffsetDateTime,
+    ) -> Result<Leaf, LeafError> {
         let ca_end = self.authority.not_after();
         if ca_end <= now {
             return Err(LeafError::CaEnded(ca_end));
@@ -152,11 +164,15 @@ impl Leaves {
         params.distinguished_name = DistinguishedName::new();
         params
             .distinguished_name
-            .push(DnType::CommonName, common_name(name));
-        params.subject_alt_names = vec![match name {
-            ServerName::IpAddress(ip) => SanType::IpAddress(IpAddr::from(*ip)),
-            other => SanType::DnsName(other.to_str().as_ref().try_into().map_err(CaError::from)?),
-        }];
+            .push(DnType::CommonName, common_name(names.first()));
+        for name in names {
+            params.subject_alt_names.push(match name {
+                ServerName::IpAddress(ip) => SanType::IpAddress(IpAddr::from(*ip)),
+                other => {
+                    SanType::DnsName(other.to_str().as_ref().try_into().map_err(CaError::from)?)
+                }
+            });
+        }
         let der = self.authority.sign(params, &self.key)?;
         self.minted.fetch_add(1, Ordering::Relaxed);
         Ok(Leaf {
@@ -170,14 +186,18 @@ impl Leaves {
 // === impl Entry ===
 
 impl Entry {
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
     /// Not before its beginning either: a clock that was ahead at start-up and then set right
     /// would leave certificates of the future in the cache.
-    fn is_good_at(&self, now: OffsetDateTime) -> bool {
+    pub(super) fn is_good_at(&self, now: OffsetDateTime) -> bool {
         (self.not_before..self.renew_at).contains(&now)
     }
 }
 
-fn template() -> Result<ServerConfig, LeafError> {
+pub(super) fn template() -> Result<ServerConfig, LeafError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
@@ -193,7 +213,7 @@ fn template() -> Result<ServerConfig, LeafError> {
     Ok(config)
 }
 
-fn parse(host: &str) -> Result<ServerName<'static>, LeafError> {
+pub(super) fn parse(host: &str) -> Result<ServerName<'static>, LeafError> {
     let bare = match host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
@@ -209,9 +229,9 @@ fn parse(host: &str) -> Result<ServerName<'static>, LeafError> {
 /// The host, where that is a DNS name that fits. OpenSSL holds a common name that looks like a DNS
 /// name against the DNS constraints if the certificate has no DNS SAN, and `10.0.0.1` looks like
 /// one; clients have long stopped comparing it with anything.
-fn common_name(name: &ServerName<'_>) -> String {
+fn common_name(name: Option<&ServerName<'_>>) -> String {
     match name {
-        ServerName::DnsName(name) if name.as_ref().len() <= MAX_COMMON_NAME => {
+        Some(ServerName::DnsName(name)) if name.as_ref().len() <= MAX_COMMON_NAME => {
             name.as_ref().to_owned()
         }
         _ => "pierhead".to_owned(),
@@ -234,7 +254,7 @@ mod tests {
 
     /// `leaf.pem` for `host`, and what `openssl verify` says about it.
     fn verify(scratch: &Scratch, leaves: &Leaves, host: &str, how: &str) -> (bool, String) {
-        let leaf = leaves.mint(&parse(host).unwrap(), now()).unwrap();
+        let leaf = leaves.mint(&[parse(host).unwrap()], now()).unwrap();
         scratch.write("leaf.pem", &super::super::certificate::pem(&leaf.der));
         scratch.openssl(&format!(
             "verify -x509_strict -purpose sslserver {how} leaf.pem"
@@ -336,7 +356,7 @@ mod tests {
         let scratch = Scratch::new();
         let leaves = leaves(scratch.open(&["ghcr.io"], &[]).0);
         let now = now();
-        let leaf = leaves.mint(&parse("ghcr.io").unwrap(), now).unwrap();
+        let leaf = leaves.mint(&[parse("ghcr.io").unwrap()], now).unwrap();
         assert_eq!(now - leaf.not_before, Duration::HOUR);
         assert_eq!(leaf.not_after - now, Duration::days(14));
         scratch.write("leaf.pem", &super::super::certificate::pem(&leaf.der));
@@ -351,7 +371,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
-        let again = leaves.mint(&parse("ghcr.io").unwrap(), now).unwrap();
+        let again = leaves.mint(&[parse("ghcr.io").unwrap()], now).unwrap();
         assert_ne!(leaf.der, again.der, "serial numbers differ");
     }
 
@@ -372,9 +392,13 @@ mod tests {
         let end = authority.not_after();
         let leaves = leaves(authority);
         let name = parse("ghcr.io").unwrap();
-        let leaf = leaves.mint(&name, end - Duration::DAY).unwrap();
+        let leaf = leaves
+            .mint(std::slice::from_ref(&name), end - Duration::DAY)
+            .unwrap();
         assert_eq!(leaf.not_after, end);
-        assert!(matches!(leaves.mint(&name, end), Err(LeafError::CaEnded(at)) if at == end));
+        assert!(
+            matches!(leaves.mint(std::slice::from_ref(&name), end), Err(LeafError::CaEnded(at)) if at == end)
+        );
     }
 
     #[test]

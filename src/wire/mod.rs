@@ -6,4 +6,5 @@ pub mod drain;
 pub mod headers;
 pub mod idle;
 pub mod pace;
+pub mod socket;
 pub mod turns;

@@ -22,4 +22,5 @@ mod private;
 mod pulls;
 mod push;
 mod trust;
+mod users;
 mod weather;

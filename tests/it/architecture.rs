@@ -5,7 +5,10 @@ use std::path::Path;
 
 /// Every room, and the rooms it may name. Order is the flow.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("cli", &["app", "config", "policy", "telemetry", "tls"]),
+    (
+        "cli",
+        &["app", "config", "policy", "telemetry", "tls", "users"],
+    ),
     (
         "app",
         &[
@@ -19,11 +22,12 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
             "tls",
             "upstream",
+            "users",
             "wire",
         ],
     ),
     ("config", &["policy", "upstream"]),
-    ("listen", &["connect", "telemetry", "wire"]),
+    ("listen", &["connect", "telemetry", "tls", "wire"]),
     (
         "connect",
         &[
@@ -33,6 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
             "tls",
             "upstream",
+            "users",
             "wire",
         ],
     ),
@@ -50,6 +55,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("cache", &["oci", "store", "telemetry", "wire"]),
     ("upstream", &["oci", "policy", "telemetry", "wire"]),
+    ("users", &["telemetry"]),
     ("store", &["oci"]),
     ("admin", &["telemetry", "wire"]),
     ("telemetry", &["wire"]),

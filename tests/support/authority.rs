@@ -58,6 +58,14 @@ impl TestCa {
         }))
     }
 
+    /// A server's certificate for `host` and its key, in PEM.
+    pub fn server_files(&self, host: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a P-256 key");
+        let certificate = CertificateParams::new([host.to_owned()]).expect("a name");
+        let certificate = certificate.signed_by(&key, &self.issuer).expect("signed");
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// A TLS server that has a certificate for whatever name the client asks for.
     pub fn server(self: &Arc<Self>) -> Arc<rustls::ServerConfig> {
         let config = rustls::ServerConfig::builder_with_provider(provider())

@@ -28,6 +28,7 @@ pub struct Client {
     roots: Arc<RootCertStore>,
     sni: Option<String>,
     authorization: Option<String>,
+    proxy_authorization: Option<String>,
     h2: bool,
     blind: bool,
     window: Option<u32>,
@@ -68,6 +69,7 @@ impl Client {
             roots: Arc::new(roots),
             sni: None,
             authorization: None,
+            proxy_authorization: None,
             h2: false,
             blind: false,
             window: None,
@@ -78,6 +80,13 @@ impl Client {
     pub fn basic(mut self, user: &str, password: &str) -> Self {
         let pair = STANDARD.encode(format!("{user}:{password}"));
         self.authorization = Some(format!("Basic {pair}"));
+        self
+    }
+
+    /// Tells the proxy a user and a password.
+    pub fn proxy_user(mut self, user: &str, password: &str) -> Self {
+        let pair = STANDARD.encode(format!("{user}:{password}"));
+        self.proxy_authorization = Some(format!("Basic {pair}"));
         self
     }
 
@@ -125,6 +134,11 @@ impl Client {
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
+        if let Some(proxy) = &self.proxy_authorization
+            && uri.scheme_str() == Some("http")
+        {
+            request = request.header(header::PROXY_AUTHORIZATION, proxy);
+        }
         Ask {
             client: self,
             request,
@@ -147,6 +161,14 @@ impl Client {
     pub async fn session(&self, authority: &str) -> Session {
         let stream = self.tls(authority).await;
         let stream = stream.unwrap_or_else(|error| panic!("TLS to {authority}: {error}"));
+        self.session_over(stream).await
+    }
+
+    /// The same over TLS that stands already.
+    pub async fn session_over<S>(&self, stream: TlsStream<S>) -> Session
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         if self.h2 {
             assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "ALPN");
             let (sender, connection) =
@@ -172,7 +194,10 @@ impl Client {
     /// CONNECT, and what was answered.
     pub async fn try_connect(&self, authority: &str) -> (wire::Raw, TcpStream) {
         let mut socket = self.socket().await;
-        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+        let proxy = self.proxy_authorization.as_ref();
+        let proxy = proxy.map(|sent| format!("Proxy-Authorization: {sent}\r\n"));
+        let proxy = proxy.unwrap_or_default();
+        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy}\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut socket, head.as_bytes())
             .await
             .expect("it reads");
@@ -188,6 +213,17 @@ impl Client {
         within(10, socket.connect(self.proxy))
             .await
             .expect("the proxy listens")
+    }
+
+    /// TLS with something that is not reached by this client's proxy, or within a connection
+    /// that is there already.
+    pub async fn tls_over<S>(&self, stream: S, host: &str) -> std::io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        let connector = TlsConnector::from(Arc::new(self.tls_config()));
+        within(20, connector.connect(name, stream)).await
     }
 
     fn tls_config(&self) -> ClientConfig {
@@ -283,7 +319,7 @@ impl Ask<'_> {
 // === impl Session ===
 
 impl Session {
-    async fn h1<S>(stream: S) -> Self
+    pub async fn h1<S>(stream: S) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {

@@ -96,6 +96,14 @@ impl Gateway {
         Client::new(self.proxy, &self.ca_pem)
     }
 
+    /// Where it takes proxy requests in TLS, by `[listen] proxy_tls`.
+    pub fn proxy_tls(&self) -> SocketAddr {
+        let banner = self.out.text();
+        let mut words = banner.split_whitespace();
+        let addr = words.find_map(|word| word.strip_prefix("https://"));
+        addr.expect("a line about it").parse().expect("an address")
+    }
+
     /// Its directory, to start another one in.
     pub fn home(&self) -> Arc<TempDir> {
         Arc::clone(&self.home)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -46,7 +46,7 @@ pub async fn connect(addr: SocketAddr, authority: &str, headers: &str) -> (Raw, 
 }
 
 /// Reads one answer.
-pub async fn answer(socket: &mut TcpStream) -> Raw {
+pub async fn answer(socket: &mut (impl AsyncRead + Unpin)) -> Raw {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = within(30, socket.read_u8()).await;
