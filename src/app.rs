@@ -24,6 +24,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Authority, CaConfig, Leaves, Notice};
 use crate::upstream::Upstream;
 use crate::upstream::dial::Dialer;
+pub use crate::upstream::parent::Parent;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -78,16 +79,20 @@ impl App {
         let leaves = Arc::new(Leaves::new(authority.clone())?);
 
         let metrics = Arc::new(Metrics::new());
-        let dialer = Arc::new(Dialer::new(
+        let via = via()?;
+        let parent = parent(&config, &client_tls, via.clone())?;
+        let parent_place = parent.as_ref().map(Parent::place);
+        let dialer = Dialer::new(
             AddressGuard::new(config.upstream.allow_private.clone()),
             config.upstream.resolve.clone(),
             config.limits.upstream_connect,
-        ));
+        );
+        let dialer = Arc::new(dialer.behind(parent));
         let upstream = Arc::new(Upstream::new(
             client_tls,
             dialer,
             config.limits.upstream_idle,
-            via()?,
+            via,
             metrics.clone(),
         ));
 
@@ -131,7 +136,12 @@ impl App {
             Some(address) => Some(listen::bind(address).await?),
             None => None,
         };
-        let summary = summary(&config, &policy, &authority, &proxies, admin.as_ref())?;
+        let listening = Listening {
+            proxies: &proxies,
+            admin: admin.as_ref(),
+        };
+        let parent = parent_place.as_deref();
+        let summary = summary(&config, &policy, &authority, &listening, parent)?;
         let gateway = Arc::new(Gateway {
             policy: Arc::new(policy),
             authority,
@@ -228,6 +238,20 @@ pub fn authority(config: &Config, policy: &Policy) -> anyhow::Result<(Authority,
     })
 }
 
+/// `upstream.proxy`, where it is set. `via` is what this gateway signs with.
+pub fn parent(
+    config: &Config,
+    tls: &rustls::ClientConfig,
+    via: HeaderValue,
+) -> anyhow::Result<Option<Parent>> {
+    let Some(parent) = &config.upstream.parent else {
+        return Ok(None);
+    };
+    Parent::new(parent.url.reveal(), &parent.no_proxy, tls, via)
+        .map(Some)
+        .map_err(|e| Unusable::new(e).into())
+}
+
 /// What the configuration names and cannot be used: as bad as the configuration itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -296,22 +320,31 @@ fn via() -> anyhow::Result<HeaderValue> {
     Ok(HeaderValue::try_from(format!("1.1 pierhead-{id:08x}"))?)
 }
 
+/// Where the gateway answers.
+struct Listening<'a> {
+    proxies: &'a [TcpListener],
+    admin: Option<&'a TcpListener>,
+}
+
 fn summary(
     config: &Config,
     policy: &Policy,
     authority: &Authority,
-    proxies: &[TcpListener],
-    admin: Option<&TcpListener>,
+    listening: &Listening<'_>,
+    parent: Option<&str>,
 ) -> anyhow::Result<String> {
     let mut text = format!("pierhead {}\n\n", env!("CARGO_PKG_VERSION"));
     let mut first: Option<SocketAddr> = None;
-    for listener in proxies {
+    for listener in listening.proxies {
         let address = listener.local_addr()?;
         first.get_or_insert(address);
         text.push_str(&format!("  proxy   http://{address}\n"));
     }
-    if let Some(admin) = admin {
+    if let Some(admin) = listening.admin {
         text.push_str(&format!("  admin   http://{}\n", admin.local_addr()?));
+    }
+    if let Some(parent) = parent {
+        text.push_str(&format!("  parent  {parent}\n"));
     }
     text.push_str(&format!(
         "  CA      {}  sha256 {}\n",

@@ -160,8 +160,8 @@ pub struct NotYet {
 }
 
 /// The first key whose promise this version cannot keep, where ignoring it would be unsafe: a
-/// gateway that does not ask for passwords, goes around the parent proxy or denies a push that
-/// was allowed is not what its owner configured.
+/// gateway that does not ask for passwords or denies a push that was allowed is not what its owner
+/// configured.
 ///
 /// A feature that arrives deletes its line here.
 pub fn not_yet(file: &File) -> Option<NotYet> {
@@ -176,11 +176,6 @@ pub fn not_yet(file: &File) -> Option<NotYet> {
             file.cache.shared.url.0.is_some(),
             "cache.shared.url",
             "a shared store",
-        ),
-        one(
-            file.upstream.proxy.is_some(),
-            "upstream.proxy",
-            "a parent proxy",
         ),
         one(
             file.policy.users_file.0.is_some(),
@@ -231,7 +226,6 @@ pub fn without_effect(file: &File) -> Vec<&'static str> {
     let set = [
         (upstream.parallel.is_some(), "upstream.parallel"),
         (upstream.lookahead.is_some(), "upstream.lookahead"),
-        (upstream.no_proxy.is_some(), "upstream.no_proxy"),
         (shared.endpoint.0.is_some(), "cache.shared.endpoint"),
         (shared.region.0.is_some(), "cache.shared.region"),
     ];

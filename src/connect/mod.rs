@@ -29,8 +29,8 @@ use crate::registry::{Answer, Registries};
 use crate::telemetry::access::{self, Line, Outcome};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Authority as CertificateAuthority, Leaves};
-use crate::upstream::dial::DialError;
-use crate::upstream::{Fault, FaultKind, Upstream};
+use crate::upstream::dial::{Carries, DialError};
+use crate::upstream::{Connection, Fault, FaultKind, Upstream};
 use crate::wire::body::{self, Body};
 use crate::wire::drain::Drain;
 use crate::wire::headers;
@@ -166,7 +166,11 @@ impl Gateway {
             Action::Tunnel => match self
                 .upstream
                 .dialer()
-                .dial(target.host.as_str(), target.port)
+                .dial(
+                    target.host.as_str(),
+                    target.port,
+                    Carries::Bytes(request.headers()),
+                )
                 .await
             {
                 Ok(socket) => {
@@ -200,7 +204,7 @@ impl Gateway {
         }
     }
 
-    async fn tunnel(&self, upgrade: OnUpgrade, target: TcpStream, mut line: Line, ending: Drain) {
+    async fn tunnel(&self, upgrade: OnUpgrade, target: Connection, mut line: Line, ending: Drain) {
         let Some(client) = upgraded(upgrade).await else {
             return;
         };

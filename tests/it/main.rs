@@ -22,6 +22,7 @@ mod health;
 mod http;
 mod limits;
 mod offline;
+mod parent;
 mod pull;
 mod push;
 mod ranges;
