@@ -26,10 +26,10 @@ impl ParentConfig {
 /// What is wrong with an `upstream.proxy`, if anything.
 pub fn check_url(url: &Secret) -> Result<(), &'static str> {
     let text = url.reveal();
-    let Ok(uri) = text.parse::<Uri>() else {
-        return Err(
-            "this is not an address; say for example \"http://user:password@parent:8080\", with %40 for an @ in the password and %3A, %2F, %23, %25 for : / # %",
-        );
+    // A fragment would cut the address short, silently.
+    let uri = match text.parse::<Uri>() {
+        Ok(uri) if !text.contains('#') => uri,
+        _ => return Err(NO_ADDRESS),
     };
     if !matches!(
         uri.scheme_str(),
@@ -38,7 +38,9 @@ pub fn check_url(url: &Secret) -> Result<(), &'static str> {
         return Err("the address must begin with http://, https:// or socks5://");
     }
     if uri.path() != "/" && !uri.path().is_empty() || uri.query().is_some() {
-        return Err("the address must end with the host and port");
+        return Err(
+            "the address must end with the host and port; in a password a / is written as %2F and a ? as %3F",
+        );
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     if authority.matches('@').count() > 1 {
@@ -69,3 +71,5 @@ pub fn check_exception(entry: &str) -> Result<(), String> {
         ),
     })
 }
+
+const NO_ADDRESS: &str = "this is not an address; say for example \"http://user:password@parent:8080\", with %40 for an @ in the password and %3A, %2F, %23, %25 for : / # %";

@@ -117,13 +117,10 @@ impl Dialer {
     pub fn late(&self, host: &str, port: u16) -> DialError {
         let limit = self.limit;
         match self.parent_for(host, port) {
-            Ok(Some((parent, target))) => DialError::Parent {
-                parent: parent.place(),
-                why: ParentError::Late {
-                    target: target.to_string(),
-                    limit,
-                },
-            },
+            Ok(Some((parent, target))) => parent.failed(ParentError::Late {
+                target: target.to_string(),
+                limit,
+            }),
             _ => DialError::Timeout {
                 host: host.to_owned(),
                 port,
@@ -150,11 +147,7 @@ impl Dialer {
             let addresses = self.addresses(host, port).await?;
             return Ok(race(host, addresses).await?.into());
         };
-        let failed = |why| DialError::Parent {
-            parent: parent.place(),
-            why,
-        };
-        let away = |error| failed(ParentError::Away(Box::new(error)));
+        let away = |error| parent.failed(ParentError::Away(Box::new(error)));
         let (host, port) = (parent.target().host.as_str(), parent.target().port);
         let addresses = alternate(self.find(host, port).await.map_err(away)?);
         let socket = race(host, addresses).await.map_err(away)?;
@@ -163,7 +156,7 @@ impl Dialer {
             Carries::Http => parent.lead(socket, &target, &HeaderMap::new()).await,
             Carries::Bytes(passed) => parent.lead(socket, &target, passed).await,
         }
-        .map_err(failed)
+        .map_err(|why| parent.failed(why))
     }
 
     /// The parent to `host`, if the way leads through one.

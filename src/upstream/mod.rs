@@ -261,10 +261,7 @@ impl Upstream {
                 Some((parent, _))
                     if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
                 {
-                    Err(Fault::from(&DialError::Parent {
-                        parent: parent.place(),
-                        why: ParentError::Login,
-                    }))
+                    Err(Fault::from(&parent.failed(ParentError::Login)))
                 }
                 _ => Ok(response),
             },

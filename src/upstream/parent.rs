@@ -6,9 +6,9 @@
 use std::future::{Ready, ready};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
+use tracing::{debug, warn};
 
 use super::connection::{Connection, Link};
 use super::dial::DialError;
@@ -40,6 +41,8 @@ pub struct Parent {
     /// Knows `no_proxy`.
     routes: Matcher,
     via: HeaderValue,
+    /// When its trouble was last told.
+    told: Mutex<Option<Instant>>,
 }
 
 /// What it is that a parent speaks.
@@ -116,6 +119,7 @@ impl Parent {
             intercept,
             routes,
             via,
+            told: Mutex::new(None),
         })
     }
 
@@ -166,6 +170,26 @@ impl Parent {
                 self.connect(link, target, passed).await
             }
         }
+    }
+
+    /// The error of a connection that did not come about. What is the parent's own trouble, and so
+    /// everybody's, goes to the log, once in a while.
+    pub fn failed(&self, why: ParentError) -> DialError {
+        let parent = self.place();
+        let told = || {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let lately = told.is_some_and(|at| at.elapsed() < TELL_AGAIN);
+            if !lately {
+                *told = Some(Instant::now());
+            }
+            lately
+        };
+        if why.is_its_own() && !told() {
+            warn!("the parent proxy {parent}: {why}");
+        } else {
+            debug!("the parent proxy {parent}: {why}");
+        }
+        DialError::Parent { parent, why }
     }
 
     async fn greet(&self, socket: TcpStream) -> Result<Link, ParentError> {
@@ -266,6 +290,11 @@ impl ParentError {
             Self::Tls(_) | Self::Login => false,
         }
     }
+
+    /// Whether it is about the parent, whatever the target.
+    fn is_its_own(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Tls(_) | Self::Login)
+    }
 }
 
 /// A socket that is read byte by byte: the SOCKS handshake reads ahead and forgets what it read, and
@@ -326,6 +355,7 @@ impl Service<Uri> for Given {
 #[error("no connection is left")]
 struct Spent;
 
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Bytes of the head that answers a CONNECT.
 const LARGEST_HEAD: usize = 64 << 10;
 

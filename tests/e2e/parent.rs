@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use crate::clients::Docker;
 use crate::gateway::Gateway;
 use crate::image::{Image, MIB};
-use crate::process::{Daemon, run};
-use crate::upstream::{HUB, PARTNER};
+use crate::process::{Daemon, run, wait_for};
+use crate::upstream::{GHCR, HUB};
 use crate::world::World;
 
 const USER: &str = "branch";
@@ -24,21 +24,23 @@ fn docker_pulls_through_a_gateway_a_squid_with_a_password_and_another_gateway() 
     let image = Image::docker(&[2 * MIB, 4096]);
     let hub = world.publish(HUB, "library/app:1", &image);
     let other = Image::docker(&[MIB]);
-    let partner = world.publish(PARTNER, "team/app:1", &other);
+    let ghcr = world.publish(GHCR, "team/app:1", &other);
     let outer = world.gateway("");
     let squid = Squid::start(&outer);
-    let inner = world.gateway(&behind(&outer, &squid, IN_A_URL));
+    let mut inner = world.gateway(&behind(&outer, &squid, IN_A_URL));
 
     let docker = Docker::start(world.machine(&inner));
     docker.pull(&hub.full).ok();
     assert_eq!(docker.id(&hub.full), image.id);
-    docker.pull(&partner.full).ok();
-    assert_eq!(docker.id(&partner.full), other.id);
+    docker.pull(&ghcr.full).ok();
+    assert_eq!(docker.id(&ghcr.full), other.id);
 
-    let passed = squid.passed();
-    for host in [HUB, PARTNER] {
-        let line = format!("CONNECT {host}:443 {USER}");
-        assert!(passed.contains(&line), "{passed}");
+    // Squid writes its line when a tunnel ends.
+    inner.kill();
+    for host in [HUB, GHCR] {
+        let line = format!("CONNECT {host}:443 {USER} 200");
+        let passed = || squid.passed().contains(&line).then_some(());
+        wait_for(&line, SOON, passed);
     }
     assert!(!inner.logged().contains(PASSWORD));
     assert!(!inner.logged().contains(IN_A_URL));
@@ -47,13 +49,15 @@ fn docker_pulls_through_a_gateway_a_squid_with_a_password_and_another_gateway() 
 #[test]
 fn a_wrong_password_for_squid_is_told_and_not_shown() {
     let world = World::new();
-    let image = Image::docker(&[4096]);
-    let name = world.publish(PARTNER, "team/app:1", &image);
     let outer = world.gateway("");
     let squid = Squid::start(&outer);
     let inner = world.gateway(&behind(&outer, &squid, "wrong-guess"));
-    let docker = Docker::start(world.machine(&inner));
-    let told = docker.pull(&name.full).fails();
+    let machine = world.machine(&inner);
+    let (ca, url) = (
+        inner.ca().display().to_string(),
+        format!("https://{GHCR}/v2/team/app/manifests/1"),
+    );
+    let told = machine.curl(&["--cacert", &ca, &url]).ok();
     let place = format!("the parent proxy http://127.0.0.1:{}", squid.port);
     assert!(told.contains(&place) && told.contains("407"), "{told}");
     assert!(!told.contains("wrong-guess"), "{told}");

@@ -205,6 +205,7 @@ async fn a_parent_that_refuses_is_named_without_its_login() {
         );
         assert!(text.contains(&place) && text.contains(says), "{text}");
         if says == "407" {
+            gateway.log.line(&place).await;
             // The parent's question is no question to the client.
             let reply = gateway.client().get("http://pages.test/").send().await;
             assert_eq!(reply.status, 502);
