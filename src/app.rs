@@ -26,6 +26,7 @@ use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice};
 use crate::upstream::Upstream;
 use crate::upstream::credentials::Credentials;
 use crate::upstream::dial::Dialer;
+pub use crate::upstream::parent::Parent;
 use crate::users::Users;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
@@ -86,16 +87,20 @@ impl App {
         for warning in strangers(&config, &users) {
             warn!("{warning}");
         }
-        let dialer = Arc::new(Dialer::new(
+        let via = via()?;
+        let parent = parent(&config, &client_tls, via.clone())?;
+        let parent_place = parent.as_ref().map(Parent::place);
+        let dialer = Dialer::new(
             AddressGuard::new(config.upstream.allow_private.clone()),
             config.upstream.resolve.clone(),
             config.limits.upstream_connect,
-        ));
+        );
+        let dialer = Arc::new(dialer.behind(parent));
         let upstream = Arc::new(Upstream::new(
             client_tls,
             dialer,
             config.limits.upstream_idle,
-            via()?,
+            via,
             metrics.clone(),
         ));
 
@@ -151,7 +156,12 @@ impl App {
             Some(address) => Some(listen::bind(address).await?),
             None => None,
         };
-        let summary = summary(&config, &policy, &authority, &doors, admin.as_ref())?;
+        let listening = Listening {
+            doors: &doors,
+            admin: admin.as_ref(),
+        };
+        let parent = parent_place.as_deref();
+        let summary = summary(&config, &policy, &authority, &listening, parent)?;
         let gateway = Arc::new(Gateway {
             policy: Arc::new(policy),
             users: Arc::new(users),
@@ -269,6 +279,20 @@ pub fn authority(config: &Config, policy: &Policy) -> anyhow::Result<(Authority,
         Some(_) => Unusable::new(e).into(),
         None => e.into(),
     })
+}
+
+/// `upstream.proxy`, where it is set. `via` is what this gateway signs with.
+pub fn parent(
+    config: &Config,
+    tls: &rustls::ClientConfig,
+    via: HeaderValue,
+) -> anyhow::Result<Option<Parent>> {
+    let Some(parent) = &config.upstream.parent else {
+        return Ok(None);
+    };
+    Parent::new(parent.url.reveal(), &parent.no_proxy, tls, via)
+        .map(Some)
+        .map_err(|e| Unusable::new(e).into())
 }
 
 /// What the configuration names and cannot be used: as bad as the configuration itself.
@@ -399,16 +423,22 @@ fn via() -> anyhow::Result<HeaderValue> {
     Ok(HeaderValue::try_from(format!("1.1 pierhead-{id:08x}"))?)
 }
 
+/// Where the gateway answers.
+struct Listening<'a> {
+    doors: &'a [Door],
+    admin: Option<&'a TcpListener>,
+}
+
 fn summary(
     config: &Config,
     policy: &Policy,
     authority: &Authority,
-    doors: &[Door],
-    admin: Option<&TcpListener>,
+    listening: &Listening<'_>,
+    parent: Option<&str>,
 ) -> anyhow::Result<String> {
     let mut text = format!("pierhead {}\n\n", env!("CARGO_PKG_VERSION"));
     let mut first: Option<SocketAddr> = None;
-    for door in doors {
+    for door in listening.doors {
         let address = door.listener.local_addr()?;
         let scheme = match door.front {
             None => {
@@ -419,8 +449,11 @@ fn summary(
         };
         text.push_str(&format!("  proxy   {scheme}://{address}\n"));
     }
-    if let Some(admin) = admin {
+    if let Some(admin) = listening.admin {
         text.push_str(&format!("  admin   http://{}\n", admin.local_addr()?));
+    }
+    if let Some(parent) = parent {
+        text.push_str(&format!("  parent  {parent}\n"));
     }
     text.push_str(&format!(
         "  CA      {}  sha256 {}\n",

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use argh::FromArgs;
+use http::HeaderValue;
 
-use crate::app::{self, App, Unusable};
+use crate::app::{self, App, Parent, Unusable};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::policy::{AddressGuard, Policy, Target, explain};
 use crate::telemetry::log;
@@ -178,8 +179,10 @@ fn check(args: &Check) -> anyhow::Result<()> {
     let config = load(args.config.as_deref())?;
     let policy = policy(&config);
     // What the configuration names must be there and good, as for `serve`; nothing is made.
-    let (_, warnings) =
+    let (client_tls, warnings) =
         tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
+    let nobody = HeaderValue::from_static("1.1 pierhead");
+    let parent = app::parent(&config, &client_tls, nobody)?;
     if config.ca.certificate.is_some() {
         Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
     }
@@ -195,6 +198,18 @@ fn check(args: &Check) -> anyhow::Result<()> {
     for warning in config.warnings.iter().chain(&warnings).chain(&strangers) {
         text.push_str(&format!("Note: {warning}\n"));
     }
+    if let Some(parent) = &parent {
+        text.push_str(&format!(
+            "\nEverything beyond is reached through the parent proxy {}",
+            parent.place()
+        ));
+        match &config.upstream.parent {
+            Some(parent) if !parent.no_proxy.is_empty() => {
+                text.push_str(&format!(", but for {}\n", parent.no_proxy.join(", ")));
+            }
+            _ => text.push('\n'),
+        }
+    }
     match &args.host {
         None => {
             text.push_str("\nIntercepted and cached:\n");
@@ -204,7 +219,14 @@ fn check(args: &Check) -> anyhow::Result<()> {
             }
             text.push_str("\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n");
         }
-        Some(host) => text.push_str(&explained(&config, &policy, &users, host, args)?),
+        Some(host) => text.push_str(&explained(
+            &config,
+            &policy,
+            &users,
+            parent.as_ref(),
+            host,
+            args,
+        )?),
     }
     say(&text);
     Ok(())
@@ -215,6 +237,7 @@ fn explained(
     config: &Config,
     policy: &Policy,
     users: &Users,
+    parent: Option<&Parent>,
     asked: &str,
     args: &Check,
 ) -> anyhow::Result<String> {
@@ -257,6 +280,14 @@ fn explained(
     text.push_str(&explain(policy, &guard, &target, client, user));
     let name = target.host.to_string();
     if target.host.ip().is_some() {
+        return Ok(text);
+    }
+    if let Some(parent) = parent.filter(|parent| parent.leads_to(&target.host)) {
+        text.push_str(&format!(
+            "{:<12} resolved by the parent proxy {}\n",
+            "address",
+            parent.place()
+        ));
         return Ok(text);
     }
     let fixed = config

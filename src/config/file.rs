@@ -168,24 +168,16 @@ pub struct NotYet {
 }
 
 /// The first key whose promise this version cannot keep, where ignoring it would be unsafe: a
-/// gateway that goes around the parent proxy or denies a push that was allowed is not what its
-/// owner configured.
+/// gateway without the shared store its owner named is not what was configured.
 ///
 /// A feature that arrives deletes its line here.
 pub fn not_yet(file: &File) -> Option<NotYet> {
     let one = |set: bool, key, feature| set.then_some((key, None, feature));
-    let found = [
-        one(
-            file.cache.shared.url.0.is_some(),
-            "cache.shared.url",
-            "a shared store",
-        ),
-        one(
-            file.upstream.proxy.is_some(),
-            "upstream.proxy",
-            "a parent proxy",
-        ),
-    ];
+    let found = [one(
+        file.cache.shared.url.0.is_some(),
+        "cache.shared.url",
+        "a shared store",
+    )];
     let first = found.into_iter().flatten().next();
     first.map(|(key, entry, feature)| NotYet {
         key,
@@ -201,7 +193,6 @@ pub fn without_effect(file: &File) -> Vec<&'static str> {
     let set = [
         (upstream.parallel.is_some(), "upstream.parallel"),
         (upstream.lookahead.is_some(), "upstream.lookahead"),
-        (upstream.no_proxy.is_some(), "upstream.no_proxy"),
         (shared.endpoint.0.is_some(), "cache.shared.endpoint"),
         (shared.region.0.is_some(), "cache.shared.region"),
     ];

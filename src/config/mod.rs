@@ -9,6 +9,7 @@ mod env;
 mod error;
 mod file;
 mod keys;
+mod parent;
 mod places;
 mod units;
 
@@ -26,6 +27,7 @@ use self::env::Environment;
 pub use self::error::{ConfigError, KeyPath, Origin};
 use self::file::File;
 pub use self::keys::{KEYS, Key, Kind};
+pub use self::parent::ParentConfig;
 use self::places::Places;
 use crate::policy::{
     AddressGuard, AuthMode, Host, HostPattern, PolicyConfig, RegistryConfig, RuleConfig,
@@ -98,6 +100,8 @@ pub struct CacheConfig {
 pub struct UpstreamConfig {
     /// PEM roots that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The parent proxy that everything beyond is reached through.
+    pub parent: Option<ParentConfig>,
     pub allow_private: Vec<IpNet>,
     /// By `host` or `host:port`, in lower case; an IPv6 host has brackets when a port follows.
     pub resolve: HashMap<String, (IpAddr, Option<u16>)>,
@@ -217,7 +221,7 @@ fn read(named: Option<&Path>, usual: &[&Path]) -> Result<Option<(PathBuf, String
     Ok(None)
 }
 
-fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
+fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
     if let Some(missing) = file::not_yet(&file) {
         let key = KeyPath::new(missing.key, missing.entry);
         return Err(ConfigError::NotYet {
@@ -275,6 +279,20 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
         let message = "this rule is for users, and nobody is asked for a name as long as `policy.users_file` is not set; say for example users_file = \"htpasswd\" under [policy]";
         return wrong("policy.rule.users", Some(at + 1), message);
     }
+    let no_proxy = file.upstream.no_proxy.take().unwrap_or_default();
+    for entry in &no_proxy {
+        if let Err(message) = parent::check_exception(entry) {
+            return wrong("upstream.no_proxy", None, &message);
+        }
+    }
+    let proxy = file
+        .upstream
+        .proxy
+        .take()
+        .filter(|url| !url.reveal().is_empty());
+    if let Some(Err(message)) = proxy.as_ref().map(parent::check_url) {
+        return wrong("upstream.proxy", None, message);
+    }
 
     let mut warnings: Vec<String> = file::without_effect(&file)
         .iter()
@@ -296,6 +314,9 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
             Err((key, message)) => return wrong(key, Some(at + 1), message),
         }
     }
+    if proxy.is_none() && !no_proxy.is_empty() {
+        warnings.push("`upstream.no_proxy` is set, but there is no `upstream.proxy`".to_owned());
+    }
     let registries: Vec<RegistryConfig> = file.registry.into_iter().map(registry).collect();
     for (at, entry) in registries.iter().enumerate() {
         let same = |earlier: &RegistryConfig| same_registry(earlier, entry);
@@ -309,6 +330,7 @@ fn build(file: File, places: &Places) -> Result<Config, ConfigError> {
     }
     let upstream = UpstreamConfig {
         ca_file: file.upstream.ca_file.0,
+        parent: proxy.map(|url| ParentConfig { url, no_proxy }),
         allow_private: file
             .upstream
             .allow_private
@@ -438,9 +460,15 @@ fn ports(ports: Vec<NonZeroU16>) -> Vec<u16> {
 /// A fixed address goes through the address guard like every other.
 fn refused_addresses(upstream: &UpstreamConfig) -> Vec<String> {
     let guard = AddressGuard::new(upstream.allow_private.clone());
+    // The parent proxy may be anywhere.
+    let parent = upstream.parent.as_ref().and_then(ParentConfig::host);
     let mut refused: Vec<String> = upstream
         .resolve
         .iter()
+        .filter(|(host, _)| {
+            let name = host.split(':').next().unwrap_or(host);
+            parent.as_ref().is_none_or(|parent| parent.as_str() != name)
+        })
         .filter_map(|(host, (ip, _))| {
             let why = guard.check(*ip).err()?;
             Some(format!(

@@ -651,14 +651,7 @@ fn a_bad_value_is_named_with_its_line_and_what_would_be_right() {
 
 #[test]
 fn what_this_version_cannot_keep_is_refused_by_its_line() {
-    for (text, line, key) in [
-        ("[cache.shared]\nurl = \"s3://b/p\"", 2, "cache.shared.url"),
-        (
-            "[upstream]\nproxy = \"http://u:hunter2@p:1\"",
-            2,
-            "upstream.proxy",
-        ),
-    ] {
+    for (text, line, key) in [("[cache.shared]\nurl = \"s3://b/p\"", 2, "cache.shared.url")] {
         let message = message(text);
         let expected = format!("pierhead.toml, line {line}: `{key}`: ");
         assert!(message.starts_with(&expected), "\n{message}\n{expected}");
@@ -695,6 +688,9 @@ fn a_rule_for_users_needs_a_file_of_users() {
 fn no_error_repeats_a_secret() {
     for text in [
         "[upstream]\nproxy = \"http://u:hunter2@p",
+        "[upstream]\nproxy = \"http://u:hunter2@p:1/path\"",
+        "[upstream]\nproxy = \"http://u:hun@hunter2@p:1\"",
+        "[upstream]\nproxy = \"ftp://u:hunter2@p:1\"",
         "[upstream]\nproxy = [\"http://u:hunter2@p\"]",
         "[[registry]]\nhost = \"a\"\npassword = \"hunter2\"",
         "[[registry]]\nhost = \"a\"\nurl = \"https://u:hunter2@a.example\"",
@@ -737,15 +733,55 @@ fn a_login_has_a_name_and_one_place_for_its_password() {
     }
 }
 
+// === the parent proxy ===
+
+#[test]
+fn a_parent_proxy_is_http_https_or_socks_with_or_without_a_login() {
+    for url in [
+        "http://parent",
+        "http://parent:8080/",
+        "https://user:p%40ss@parent.example:8443",
+        "socks5://user:pass@10.0.0.1:1080",
+        "http://[fd00::1]:3128",
+    ] {
+        let config = load(&format!("[upstream]\nproxy = {url:?}"));
+        assert_eq!(config.upstream.parent.unwrap().url.reveal(), url);
+    }
+    assert!(load("[upstream]\nproxy = \"\"").upstream.parent.is_none());
+}
+
+#[test]
+fn what_is_no_parent_proxy_is_refused_by_its_line() {
+    for (text, part) in [
+        ("proxy = \"parent:8080\"", "must begin with http://"),
+        ("proxy = \"http://u:p#x@parent:8080\"", "%40"),
+        ("proxy = \"http://parent:0\"", "its port is none"),
+        ("proxy = \"http://parent:8080/x\"", "must end with the host"),
+        ("no_proxy = [\"*.corp\"]", "\".corp\""),
+        ("no_proxy = [\"a:443\"]", "is no host, suffix or network"),
+    ] {
+        let message = message(&format!("[upstream]\n{text}"));
+        assert!(
+            message.starts_with("pierhead.toml, line 2: `upstream."),
+            "{message}"
+        );
+        assert!(message.contains(part), "\n{message}\n{part}");
+    }
+}
+
 // === warnings ===
 
 #[test]
 fn a_key_without_effect_is_a_warning_only_when_it_is_set() {
-    let warnings = load("upstream.no_proxy = []\ncache.shared.region = \"x\"").warnings;
+    let warnings = load("upstream.parallel = 2\ncache.shared.region = \"x\"").warnings;
     assert_eq!(warnings.len(), 2);
     assert!(
-        warnings[0].starts_with("`upstream.no_proxy` is set"),
+        warnings[0].starts_with("`upstream.parallel` is set"),
         "{warnings:?}"
+    );
+    assert_eq!(
+        load("upstream.no_proxy = [\"a\"]").warnings,
+        ["`upstream.no_proxy` is set, but there is no `upstream.proxy`"]
     );
 }
 

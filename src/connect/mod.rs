@@ -21,7 +21,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use self::tunnel::Tunnel;
@@ -30,8 +29,8 @@ use crate::registry::{Answer, Registries};
 use crate::telemetry::access::{self, Line, Outcome};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Authority as CertificateAuthority, Leaves};
-use crate::upstream::dial::DialError;
-use crate::upstream::{Fault, FaultKind, Upstream};
+use crate::upstream::dial::{Carries, DialError};
+use crate::upstream::{Connection, Fault, FaultKind, Upstream};
 use crate::users::{Denied, Users};
 use crate::wire::body::{self, Body};
 use crate::wire::drain::Drain;
@@ -231,7 +230,11 @@ impl Gateway {
             Action::Tunnel => match self
                 .upstream
                 .dialer()
-                .dial(target.host.as_str(), target.port)
+                .dial(
+                    target.host.as_str(),
+                    target.port,
+                    Carries::Bytes(request.headers()),
+                )
                 .await
             {
                 Ok(socket) => {
@@ -268,7 +271,7 @@ impl Gateway {
         }
     }
 
-    async fn tunnel(&self, upgrade: OnUpgrade, target: TcpStream, mut line: Line, ending: Drain) {
+    async fn tunnel(&self, upgrade: OnUpgrade, target: Connection, mut line: Line, ending: Drain) {
         let Some(client) = upgraded(upgrade).await else {
             return;
         };

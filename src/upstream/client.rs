@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderMap, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::dial::{DialError, Dialer};
+use super::connection::Connection;
+use super::dial::{Carries, DialError, Dialer};
 use crate::wire::body::Body;
 
 pub(super) type HttpClient = Client<Timed, Body>;
@@ -31,10 +31,7 @@ pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClien
         .wrap_connector(Tcp {
             dialer: dialer.clone(),
         });
-    let connector = Timed {
-        connector,
-        limit: dialer.limit(),
-    };
+    let connector = Timed { connector, dialer };
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
@@ -46,7 +43,7 @@ pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClien
 #[derive(Clone)]
 pub(super) struct Timed {
     connector: HttpsConnector<Tcp>,
-    limit: Duration,
+    dialer: Arc<Dialer>,
 }
 
 /// Connects through the [`Dialer`].
@@ -56,7 +53,7 @@ pub(super) struct Tcp {
 }
 
 impl Service<Uri> for Timed {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = MaybeHttpsStream<TokioIo<Connection>>;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -65,21 +62,21 @@ impl Service<Uri> for Timed {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let limit = self.limit;
-        let host = uri.host().unwrap_or_default().to_owned();
+        let dialer = self.dialer.clone();
+        let host = bare_host(&uri).to_owned();
         let port = uri.port_u16().unwrap_or(443);
         let connecting = self.connector.call(uri);
         Box::pin(async move {
-            match tokio::time::timeout(limit, connecting).await {
+            match tokio::time::timeout(dialer.limit(), connecting).await {
                 Ok(connected) => connected,
-                Err(_) => Err(DialError::Timeout { host, port, limit }.into()),
+                Err(_) => Err(dialer.late(&host, port).into()),
             }
         })
     }
 }
 
 impl Service<Uri> for Tcp {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Connection>;
     type Error = DialError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
 
@@ -90,17 +87,23 @@ impl Service<Uri> for Tcp {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialer = self.dialer.clone();
         Box::pin(async move {
-            let host = uri.host().unwrap_or_default();
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            let default = if uri.scheme_str() == Some("http") {
-                80
-            } else {
-                443
+            let host = bare_host(&uri);
+            let none = HeaderMap::new();
+            let (default, carries) = match uri.scheme_str() {
+                Some("http") => (80, Carries::Http),
+                _ => (443, Carries::Bytes(&none)),
             };
-            let socket = dialer.dial(host, uri.port_u16().unwrap_or(default)).await?;
+            let port = uri.port_u16().unwrap_or(default);
+            let socket = dialer.dial(host, port, carries).await?;
             Ok(TokioIo::new(socket))
         })
     }
+}
+
+/// The host without the brackets of an IPv6 address.
+pub(super) fn bare_host(uri: &Uri) -> &str {
+    let host = uri.host().unwrap_or_default();
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 const IDLE: Duration = Duration::from_secs(60);

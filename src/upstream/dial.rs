@@ -1,4 +1,5 @@
-//! From a name to a socket: resolved once, checked, and dialled at exactly the checked address.
+//! From a name to a connection: resolved once, checked, and dialled at exactly the checked address, or
+//! led there by the parent proxy.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,13 +7,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::header::{HeaderMap, HeaderValue};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::policy::{AddressGuard, Host, Refused};
+use super::connection::Connection;
+use super::parent::{Parent, ParentError};
+use crate::policy::{AddressGuard, Host, Refused, Target};
 
 /// Dials names and addresses under the address guard.
+///
+/// With a parent proxy, that is what is dialled, whatever its address: its owner configured it. It
+/// resolves the names then, and the guard judges the targets that are addresses.
 #[derive(Debug)]
 pub struct Dialer {
     guard: AddressGuard,
@@ -20,6 +27,16 @@ pub struct Dialer {
     resolve: HashMap<String, (IpAddr, Option<u16>)>,
     limit: Duration,
     lookups: Semaphore,
+    parent: Option<Parent>,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Carries<'a> {
+    /// Requests over plain HTTP, which a parent takes in absolute form.
+    Http,
+    /// Any bytes, on behalf of a request with this head.
+    Bytes(&'a HeaderMap),
 }
 
 /// Why there is no connection.
@@ -47,6 +64,12 @@ pub enum DialError {
         port: u16,
         limit: Duration,
     },
+    #[error("the parent proxy {parent}: {why}")]
+    Parent {
+        /// Without the login.
+        parent: String,
+        why: ParentError,
+    },
 }
 
 // === impl Dialer ===
@@ -63,7 +86,14 @@ impl Dialer {
             resolve,
             limit,
             lookups: Semaphore::new(LOOKUPS),
+            parent: None,
         }
+    }
+
+    /// The same behind a parent proxy.
+    pub fn behind(mut self, parent: Option<Parent>) -> Self {
+        self.parent = parent;
+        self
     }
 
     /// The bound on one connection's making, TLS included.
@@ -72,20 +102,116 @@ impl Dialer {
     }
 
     /// Connects to `host`, a name or an IP address without brackets.
-    pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
-        timeout(self.limit, self.race(host, port))
+    pub async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        carries: Carries<'_>,
+    ) -> Result<Connection, DialError> {
+        timeout(self.limit, self.connect(host, port, carries))
             .await
-            .unwrap_or_else(|_| {
-                Err(DialError::Timeout {
-                    host: host.to_owned(),
-                    port,
-                    limit: self.limit,
-                })
-            })
+            .unwrap_or_else(|_| Err(self.late(host, port)))
+    }
+
+    /// The error of a connection that took too long.
+    pub fn late(&self, host: &str, port: u16) -> DialError {
+        let limit = self.limit;
+        match self.parent_for(host, port) {
+            Ok(Some((parent, target))) => parent.failed(ParentError::Late {
+                target: target.to_string(),
+                limit,
+            }),
+            _ => DialError::Timeout {
+                host: host.to_owned(),
+                port,
+                limit,
+            },
+        }
+    }
+
+    /// The parent that takes a plain HTTP request for `host` in absolute form, with the login it
+    /// wants.
+    pub fn forwarder(&self, host: &str) -> Option<(&Parent, Option<&HeaderValue>)> {
+        let parent = self.parent.as_ref().filter(|parent| parent.forwards())?;
+        let host = host.parse().ok()?;
+        parent.leads_to(&host).then(|| (parent, parent.login()))
+    }
+
+    async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        carries: Carries<'_>,
+    ) -> Result<Connection, DialError> {
+        let Some((parent, target)) = self.parent_for(host, port)? else {
+            let addresses = self.addresses(host, port).await?;
+            return Ok(race(host, addresses).await?.into());
+        };
+        let away = |error| parent.failed(ParentError::Away(Box::new(error)));
+        let (host, port) = (parent.target().host.as_str(), parent.target().port);
+        let addresses = alternate(self.find(host, port).await.map_err(away)?);
+        let socket = race(host, addresses).await.map_err(away)?;
+        match carries {
+            Carries::Http if parent.forwards() => parent.forward(socket).await,
+            Carries::Http => parent.lead(socket, &target, &HeaderMap::new()).await,
+            Carries::Bytes(passed) => parent.lead(socket, &target, passed).await,
+        }
+        .map_err(|why| parent.failed(why))
+    }
+
+    /// The parent to `host`, if the way leads through one.
+    fn parent_for(&self, host: &str, port: u16) -> Result<Option<(&Parent, Target)>, DialError> {
+        let Some(parent) = &self.parent else {
+            return Ok(None);
+        };
+        // What is no name here may still be an address to the parent's resolver.
+        let name: Host = host.parse().map_err(|e| DialError::Name {
+            host: host.to_owned(),
+            source: io::Error::other(e),
+        })?;
+        if !parent.leads_to(&name) {
+            return Ok(None);
+        }
+        // The parent's own loopback (RFC 6761 section 6.3) is as private as this one's.
+        let local = name.as_str() == "localhost" || name.as_str().ends_with(".localhost");
+        let address = match local {
+            true => Some(IpAddr::from([127, 0, 0, 1])),
+            false => name.ip(),
+        };
+        if let Some(Err(Refused { addr, kind })) = address.map(|ip| self.guard.check(ip)) {
+            return Err(DialError::Refused {
+                host: host.to_owned(),
+                addr,
+                kind,
+            });
+        }
+        Ok(Some((parent, Target::new(name, port))))
     }
 
     /// The addresses of `host` that may be dialled, in the order to try them.
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+        let mut refused = None;
+        let mut allowed = Vec::new();
+        for address in self.find(host, port).await? {
+            match self.guard.check(address.ip()) {
+                Ok(()) => allowed.push(address),
+                Err(Refused { addr, kind }) => {
+                    refused = Some(DialError::Refused {
+                        host: host.to_owned(),
+                        addr,
+                        kind,
+                    });
+                }
+            }
+        }
+        match refused {
+            Some(refused) if allowed.is_empty() => Err(refused),
+            _ => Ok(alternate(allowed)),
+        }
+    }
+
+    /// Every address of `host`, unchecked; at least one.
+    async fn find(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         let name = host
             .parse::<Host>()
             .map_or_else(|_| host.to_ascii_lowercase(), |host| host.to_string());
@@ -112,59 +238,44 @@ impl Dialer {
                 })?
                 .collect()
         };
-        let mut refused = None;
-        let mut allowed = Vec::new();
-        for address in found {
-            match self.guard.check(address.ip()) {
-                Ok(()) => allowed.push(address),
-                Err(Refused { addr, kind }) => {
-                    refused = Some(DialError::Refused {
-                        host: host.to_owned(),
-                        addr,
-                        kind,
-                    });
-                }
-            }
-        }
-        match refused {
-            Some(refused) if allowed.is_empty() => Err(refused),
-            _ if allowed.is_empty() => Err(DialError::Name {
+        match found.is_empty() {
+            true => Err(DialError::Name {
                 host: host.to_owned(),
                 source: io::Error::other("it has no address"),
             }),
-            _ => Ok(alternate(allowed)),
+            false => Ok(found),
         }
     }
+}
 
-    /// Tries one address after another, a little apart, and takes the first that answers
-    /// (RFC 8305 section 5).
-    async fn race(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
-        let mut left = self.addresses(host, port).await?.into_iter();
-        let mut tries = FuturesUnordered::new();
-        let connect = |addr: SocketAddr| async move { (addr, TcpStream::connect(addr).await) };
-        if let Some(addr) = left.next() {
-            tries.push(connect(addr));
-        }
-        loop {
-            tokio::select! {
-                Some((addr, result)) = tries.next() => match result {
-                    Ok(socket) => {
-                        // Requests are written whole; waiting for more of them gains nothing.
-                        let _ = socket.set_nodelay(true);
-                        return Ok(socket);
+/// Tries one address after another, a little apart, and takes the first that answers
+/// (RFC 8305 section 5).
+async fn race(host: &str, addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
+    let mut left = addresses.into_iter();
+    let mut tries = FuturesUnordered::new();
+    let connect = |addr: SocketAddr| async move { (addr, TcpStream::connect(addr).await) };
+    if let Some(addr) = left.next() {
+        tries.push(connect(addr));
+    }
+    loop {
+        tokio::select! {
+            Some((addr, result)) = tries.next() => match result {
+                Ok(socket) => {
+                    // Requests are written whole; waiting for more of them gains nothing.
+                    let _ = socket.set_nodelay(true);
+                    return Ok(socket);
+                }
+                Err(source) => match left.next() {
+                    Some(addr) => tries.push(connect(addr)),
+                    None if tries.is_empty() => {
+                        return Err(DialError::Connect { host: host.to_owned(), addr, source });
                     }
-                    Err(source) => match left.next() {
-                        Some(addr) => tries.push(connect(addr)),
-                        None if tries.is_empty() => {
-                            return Err(DialError::Connect { host: host.to_owned(), addr, source });
-                        }
-                        None => {}
-                    },
+                    None => {}
                 },
-                () = sleep(APART), if left.len() > 0 => {
-                    if let Some(addr) = left.next() {
-                        tries.push(connect(addr));
-                    }
+            },
+            () = sleep(APART), if left.len() > 0 => {
+                if let Some(addr) = left.next() {
+                    tries.push(connect(addr));
                 }
             }
         }
@@ -218,7 +329,10 @@ mod tests {
             resolve,
             Duration::from_secs(1),
         );
-        let error = dialer.dial("meta.example", 80).await.unwrap_err();
+        let error = dialer
+            .dial("meta.example", 80, Carries::Http)
+            .await
+            .unwrap_err();
         assert!(matches!(error, DialError::Refused { .. }), "{error}");
     }
 }

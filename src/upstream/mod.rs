@@ -1,10 +1,12 @@
 //! The network beyond: requests to registries, token services and blob hosts.
 
 mod client;
+mod connection;
 pub mod credentials;
 pub mod dial;
 mod health;
 pub mod identity;
+pub mod parent;
 mod redirect;
 mod token;
 
@@ -19,9 +21,11 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
 use self::client::HttpClient;
+pub use self::connection::Connection;
 use self::dial::{DialError, Dialer};
 use self::health::Health;
 use self::identity::Scheme;
+use self::parent::ParentError;
 use self::token::Tokens;
 use crate::oci::range::ContentRange;
 use crate::telemetry::metrics::Metrics;
@@ -67,7 +71,7 @@ pub enum FaultKind {
     Tls,
     /// Nothing came in time.
     Timeout,
-    /// It answered what is no HTTP, or a redirect that leads nowhere.
+    /// It answered what is no HTTP, or a redirect that leads nowhere; or the parent proxy refuses.
     Nonsense,
 }
 
@@ -171,6 +175,12 @@ impl From<&DialError> for Fault {
             DialError::Refused { .. } => FaultKind::Forbidden,
             DialError::Name { .. } | DialError::Connect { .. } => FaultKind::Unreachable,
             DialError::Timeout { .. } => FaultKind::Timeout,
+            DialError::Parent { why, .. } => match why {
+                ParentError::Tls(_) => FaultKind::Tls,
+                ParentError::Late { .. } => FaultKind::Timeout,
+                why if why.may_pass() => FaultKind::Unreachable,
+                _ => FaultKind::Nonsense,
+            },
         };
         Self {
             kind,
@@ -238,13 +248,29 @@ impl Upstream {
         // The listener has answered it already (RFC 9110 section 10.1.1).
         request.headers_mut().remove(header::EXPECT);
         let uri = request.uri().clone();
+        let forwarder = match uri.scheme_str() {
+            Some("http") => self.dialer.forwarder(client::bare_host(&uri)),
+            _ => None,
+        };
+        if let Some((_, Some(login))) = forwarder {
+            let fields = request.headers_mut();
+            fields.insert(header::PROXY_AUTHORIZATION, login.clone());
+        }
         let started = Instant::now();
         let limit = self.idle + self.dialer.limit();
         // An upload may take as long as it flows: the clock starts anew with every part of it.
         let progress = Progress::default();
         let request = request.map(|body| progress.watch(body));
         let result = match progress.within(limit, self.client.request(request)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => match forwarder {
+                // The parent's own word, which is nothing to the client.
+                Some((parent, _))
+                    if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
+                {
+                    Err(Fault::from(&parent.failed(ParentError::Login)))
+                }
+                _ => Ok(response),
+            },
             Ok(Err(e)) => Err(Fault::from_client(e, &uri)),
             Err(_) => Err(Fault {
                 kind: FaultKind::Timeout,

@@ -17,6 +17,7 @@ mod world;
 
 mod bounds;
 mod freshness;
+mod parent;
 mod plain;
 mod private;
 mod pulls;

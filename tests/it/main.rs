@@ -23,6 +23,7 @@ mod http;
 mod lies;
 mod limits;
 mod offline;
+mod parent;
 mod paths;
 mod proof;
 mod proxy_tls;

@@ -22,6 +22,7 @@ pub mod gate;
 pub mod gateway;
 pub mod image;
 pub mod logs;
+pub mod parent;
 pub mod pull;
 pub mod reply;
 pub mod setup;
