@@ -254,17 +254,27 @@ impl Index {
         })?
     }
 
-    /// All records of one tag, whatever `Accept` they answer.
-    pub fn tag_variants(&self, tag_prefix: &str) -> Vec<TagRecord> {
+    /// Records of one tag that are `wanted`, whatever `Accept` they answer.
+    pub fn tag_variants(
+        &self,
+        tag_prefix: &str,
+        wanted: impl Fn(&TagRecord) -> bool,
+    ) -> Vec<TagRecord> {
         let listed = self.db.read(|db| {
             let table = db.begin_read()?.open_table(TAGS)?;
             let mut found = Vec::new();
-            for entry in table.range(tag_prefix..)?.take(MOST_VARIANTS) {
+            for entry in table.range(tag_prefix..)?.take(MOST_LOOKED_AT) {
                 let (key, value) = entry?;
                 if !key.value().starts_with(tag_prefix) {
                     break;
                 }
-                found.push(tag_record(value.value()));
+                let record = tag_record(value.value());
+                if wanted(&record) {
+                    found.push(record);
+                }
+                if found.len() == MOST_VARIANTS {
+                    break;
+                }
             }
             Ok(found)
         });
@@ -599,6 +609,7 @@ const WALKED: &str = "walked";
 const BLOCK: u64 = 4096;
 const CACHE: usize = 16 << 20;
 const MOST_VARIANTS: usize = 64;
+const MOST_LOOKED_AT: usize = 4096;
 
 #[cfg(test)]
 mod tests {

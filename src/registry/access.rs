@@ -151,11 +151,12 @@ impl Access {
     }
 
     /// May the caller see this cached blob of `repo`?
-    pub async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Proof {
+    pub async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest, size: u64) -> Proof {
         let path = format!("/v2/{repo}/blobs/{digest}");
         let key = Key::blob(digest);
         let member = self.is_member(call, repo, &key);
-        self.prove(call, repo, &key, &path, None, member).await
+        self.prove(call, repo, &key, &path, None, member, Some(size))
+            .await
     }
 
     /// May the caller follow a download of this blob? `shown`: it began in this very repository, so
@@ -166,11 +167,13 @@ impl Access {
         repo: &RepoName,
         digest: &Digest,
         shown: bool,
+        size: Option<u64>,
     ) -> Proof {
         let path = format!("/v2/{repo}/blobs/{digest}");
         let key = Key::blob(digest);
         let member = shown || self.is_member(call, repo, &key);
-        self.prove(call, repo, &key, &path, None, member).await
+        self.prove(call, repo, &key, &path, None, member, size)
+            .await
     }
 
     /// May the caller see this cached manifest of `repo`?
@@ -180,12 +183,14 @@ impl Access {
         repo: &RepoName,
         digest: &Digest,
         media_type: &str,
+        size: u64,
     ) -> Proof {
         let path = format!("/v2/{repo}/manifests/{digest}");
         let accept = HeaderValue::try_from(media_type).ok();
         let key = Key::manifest(digest);
         let member = self.is_member(call, repo, &key);
-        self.prove(call, repo, &key, &path, accept, member).await
+        self.prove(call, repo, &key, &path, accept, member, Some(size))
+            .await
     }
 
     /// Asks upstream something that confirms what is cached: no longer than `revalidate_timeout`, and
@@ -249,6 +254,10 @@ impl Access {
         mac.finalize().into_bytes().into()
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one question, asked in three ways above"
+    )]
     async fn prove(
         &self,
         call: &Call,
@@ -257,6 +266,7 @@ impl Access {
         path: &str,
         accept: Option<HeaderValue>,
         member: bool,
+        size: Option<u64>,
     ) -> Proof {
         if member && self.is_fresh(call, repo) {
             return Proof::Granted;
@@ -269,7 +279,7 @@ impl Access {
             ask.await
         };
         match answer {
-            Ok(answer) if answer.status().is_success() && self.is_about(&answer, key) => {
+            Ok(answer) if answer.status().is_success() && is_about(&answer, key, size) => {
                 self.granted(call, repo).await;
                 self.shown(&call.endpoint, repo, key).await;
                 Proof::Granted
@@ -333,31 +343,12 @@ impl Access {
         let answer = fetch(Method::HEAD, headers.clone()).await?;
         let refused = matches!(answer.status().as_u16(), 401 | 403 | 405 | 501);
         let redirected = answer.extensions().get::<Redirected>().is_some();
-        if !refused || (call.credential().is_none() && !redirected) {
+        let unclear = answer.status().is_success() && !says_enough(&answer);
+        if !unclear && (!refused || (call.credential().is_none() && !redirected)) {
             return Ok(answer);
         }
         headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
         fetch(Method::GET, headers).await
-    }
-
-    /// Whether an answer of success speaks of the content that is cached, and not of a login page.
-    fn is_about(&self, answer: &Response<Body>, key: &Key) -> bool {
-        let named = answer
-            .headers()
-            .get(DOCKER_CONTENT_DIGEST)
-            .and_then(|value| value.to_str().ok());
-        let html = answer
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
-        let (_, size) = upstream::extent(answer);
-        let known = self.index.object(key).map(|object| object.size);
-        !html
-            && named.is_none_or(|named| named == key.digest.as_str())
-            && match (size, known) {
-                (Some(size), Some(known)) => size == known,
-                _ => true,
-            }
     }
 
     async fn relay(&self, call: &Call, answer: Response<Body>) -> Answer {
@@ -488,6 +479,27 @@ impl Asking {
 /// Whether a status means that upstream is not well, rather than that the answer is no.
 pub fn is_away(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Whether an answer of success speaks of the content that is cached, and not of a login page: it names
+/// its digest, or at least has its size.
+fn is_about(answer: &Response<Body>, key: &Key, size: Option<u64>) -> bool {
+    let html = answer
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/"));
+    match answer.headers().get(DOCKER_CONTENT_DIGEST) {
+        Some(named) => !html && named.as_bytes() == key.digest.as_str().as_bytes(),
+        None => {
+            let (_, announced) = upstream::extent(answer);
+            !html && announced.is_some() && announced == size
+        }
+    }
+}
+
+/// Whether an answer of success could be judged by [`is_about`] at all.
+fn says_enough(answer: &Response<Body>) -> bool {
+    answer.headers().contains_key(DOCKER_CONTENT_DIGEST) || upstream::extent(answer).1.is_some()
 }
 
 fn secret(path: &Path) -> io::Result<[u8; 32]> {

@@ -29,7 +29,7 @@ impl Registries {
         let path = format!("/v2/{repo}/blobs/{digest}");
         for _ in 0..TURNS {
             if let Some(object) = self.cache.blob(digest).await {
-                let outcome = match self.access.blob(call, repo, digest).await {
+                let outcome = match self.access.blob(call, repo, digest, object.size()).await {
                     Proof::Granted => Outcome::Hit,
                     Proof::Offline => Outcome::Stale,
                     Proof::Refused(answer) => return *answer,
@@ -45,12 +45,10 @@ impl Registries {
                 .member_key(&call.endpoint, repo, &Key::blob(digest));
             if let Some(flight) = self.cache.flight(digest) {
                 let shown = flight.proves(&member);
-                if shown {
-                    // Then there is no need to ask upstream the same.
-                    let _ = flight.head().await;
-                }
+                // What upstream says of its size, or of nothing if it refused whoever began it.
+                let size = flight.head().await.ok().flatten();
                 if let Proof::Refused(answer) =
-                    self.access.download(call, repo, digest, shown).await
+                    self.access.download(call, repo, digest, shown, size).await
                 {
                     return *answer;
                 }

@@ -146,12 +146,7 @@ impl Fault {
             if let Some(dial) = e.downcast_ref::<DialError>() {
                 return dial.into();
             }
-            let tls = e.downcast_ref::<rustls::Error>().or_else(|| {
-                e.downcast_ref::<std::io::Error>()?
-                    .get_ref()?
-                    .downcast_ref::<rustls::Error>()
-            });
-            if let Some(tls) = tls {
+            if let Some(tls) = tls_error(e) {
                 return Self {
                     kind: FaultKind::Tls,
                     message: format!(
@@ -321,6 +316,16 @@ impl FaultKind {
             Self::Timeout => "timeout",
             Self::Nonsense => "nonsense",
         }
+    }
+}
+
+/// The TLS error in a cause; connectors wrap it in several `io::Error`s, which `source` passes over.
+fn tls_error<'a>(mut error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    loop {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        error = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     }
 }
 
