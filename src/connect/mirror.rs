@@ -25,6 +25,8 @@ struct Meant {
     /// As the client wrote it.
     registry: String,
     path_and_query: String,
+    /// It is said of no registry in particular: the ping, and the token service, without `?ns=`.
+    nobody: bool,
 }
 
 /// Whether a path belongs to the mirror endpoint.
@@ -55,6 +57,16 @@ impl Gateway {
             started,
         };
         let reference = line.reference.clone();
+        let own_name = headers::lines(request.headers(), &header::HOST).next();
+        let realm = own_name.map(|host| format!("http://{host}{TOKEN_PATH}"));
+        if meant.nobody {
+            let path = request.uri().path();
+            let (method, headers) = (request.method(), request.headers());
+            let answer = self
+                .registries
+                .front_door(method, path, headers, realm.as_deref());
+            return self.logged(answer.about("", &reference), line, busy);
+        }
         let Some(target) = self.target(&meant.registry) else {
             let message = format!(
                 "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
@@ -82,7 +94,6 @@ impl Gateway {
             return self.logged(Answer::error(StatusCode::BAD_REQUEST, &error), line, busy);
         };
         line.registry.clone_from(&site.registry.name);
-        let own_name = headers::lines(request.headers(), &header::HOST).next();
         let asked = Asked {
             endpoint,
             method: request.method().clone(),
@@ -90,7 +101,7 @@ impl Gateway {
             headers: request.headers().clone(),
             client: peer.client,
             mirror: true,
-            realm: own_name.map(|host| format!("http://{host}{TOKEN_PATH}")),
+            realm,
             site,
         };
         let body = self.request_body(request.into_body());
@@ -140,14 +151,17 @@ fn meant(path: &str, query: Option<&str>) -> Meant {
         Some(registry) => Meant {
             registry,
             path_and_query: format!("{path}{query}"),
+            nobody: false,
         },
         None if is_host && !name.is_empty() => Meant {
             registry: first.into_owned(),
             path_and_query: format!("/v2/{name}{query}"),
+            nobody: false,
         },
         None => Meant {
             registry: "docker.io".into(),
             path_and_query: format!("{path}{query}"),
+            nobody: matches!(path, "/v2" | "/v2/" | TOKEN_PATH),
         },
     }
 }
