@@ -17,8 +17,10 @@ mod world;
 
 mod bounds;
 mod freshness;
+mod mirror;
 mod plain;
 mod private;
 mod pulls;
+mod robot;
 mod trust;
 mod weather;
