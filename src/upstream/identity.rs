@@ -196,10 +196,14 @@ impl Upstream {
         };
         warn!(registry = %endpoint.name, repository, "upstream refused the gateway's own login");
         self.metrics.login_refused(&endpoint.name);
+        let what = match repository {
+            "" => "what was asked",
+            repository => repository,
+        };
         Err(Fault {
             kind: FaultKind::Login,
             message: format!(
-                "{} refused the gateway's own login for {repository}; its operator has to mend that account's rights, or username and password of that registry",
+                "{} refused the gateway's own login for {what}; its operator has to mend that account's rights, or username and password of that registry",
                 endpoint.name
             ),
         })
