@@ -29,6 +29,8 @@ struct Meant {
     path_and_query: String,
     /// What the registry takes of the name, with its slash.
     name_prefix: String,
+    /// It is said of no registry in particular: the ping, and the token service, without `?ns=`.
+    nobody: bool,
 }
 
 /// Whether a path belongs to the mirror endpoint.
@@ -66,14 +68,27 @@ impl Gateway {
             .await
         {
             Ok(None) => {}
-            Ok(Some(user)) => {
-                request.headers_mut().remove(header::AUTHORIZATION);
-                line.user = Some(user);
-            }
+            Ok(Some(user)) => line.user = Some(user),
             Err(why) => {
                 line.rule = "policy.users_file".into();
                 return self.logged(ask_who(&why).about("", &reference), line, busy);
             }
+        }
+        let own_name = headers::lines(request.headers(), &header::HOST).next();
+        let realm = own_name.map(|host| {
+            let scheme = if peer.secure { "https" } else { "http" };
+            format!("{scheme}://{host}{TOKEN_PATH}")
+        });
+        if meant.nobody {
+            let path = request.uri().path();
+            let (method, headers) = (request.method(), request.headers());
+            let answer = self
+                .registries
+                .front_door(method, path, headers, realm.as_deref());
+            return self.logged(answer.about("", &reference), line, busy);
+        }
+        if line.user.is_some() {
+            request.headers_mut().remove(header::AUTHORIZATION);
         }
         let Some(target) = self.target(&meant.registry) else {
             let message = format!(
@@ -104,7 +119,6 @@ impl Gateway {
             return self.logged(Answer::error(StatusCode::BAD_REQUEST, &error), line, busy);
         };
         line.registry.clone_from(&site.registry.name);
-        let own_name = headers::lines(request.headers(), &header::HOST).next();
         let asked = Asked {
             endpoint,
             method: request.method().clone(),
@@ -113,10 +127,7 @@ impl Gateway {
             client: peer.client,
             mirror: true,
             name_prefix: meant.name_prefix.clone(),
-            realm: own_name.map(|host| {
-                let scheme = if peer.secure { "https" } else { "http" };
-                format!("{scheme}://{host}{TOKEN_PATH}")
-            }),
+            realm,
             site,
         };
         let body = self.request_body(request.into_body());
@@ -187,16 +198,19 @@ fn meant(path: &str, query: Option<&str>) -> Meant {
             registry,
             path_and_query: format!("{path}{query}"),
             name_prefix: String::new(),
+            nobody: false,
         },
         None if is_host && !name.is_empty() => Meant {
             name_prefix: format!("{first}/"),
             registry: first.into_owned(),
             path_and_query: format!("/v2/{name}{query}"),
+            nobody: false,
         },
         None => Meant {
             registry: "docker.io".into(),
             path_and_query: format!("{path}{query}"),
             name_prefix: String::new(),
+            nobody: matches!(path, "/v2" | "/v2/" | TOKEN_PATH),
         },
     }
 }

@@ -310,6 +310,10 @@ impl Access {
                 }
                 Proof::Refused(Box::new(self.relay(call, answer).await))
             }
+            Err(fault) if call.is_refusal(&fault) => {
+                self.refused(call, repo).await;
+                Proof::Refused(Box::new(Answer::fault(&fault)))
+            }
             Err(fault) if offline && fault.kind != FaultKind::Forbidden => {
                 debug!(path, error = %fault, "upstream is away; what it said before still counts");
                 Proof::Offline

@@ -10,8 +10,8 @@ use http::{Method, Response};
 use crate::oci::accept::Accept;
 use crate::policy::{AuthMode, Registry, Site, Target, Via};
 use crate::telemetry::access::Outcome;
-use crate::upstream::Endpoint;
 use crate::upstream::identity::Identity;
+use crate::upstream::{Endpoint, Fault, FaultKind};
 use crate::wire::body::Body;
 use crate::wire::headers;
 
@@ -90,6 +90,11 @@ impl Call {
     /// Policy alone decides who may see what.
     pub fn by_policy_alone(&self) -> bool {
         self.registry().auth == AuthMode::Gateway
+    }
+
+    /// Whether `fault` is upstream's no to whom this is asked for, and not an upstream that is away.
+    pub fn is_refusal(&self, fault: &Fault) -> bool {
+        fault.kind == FaultKind::Login && !self.by_policy_alone()
     }
 
     /// All `Accept` lines as one list.

@@ -271,6 +271,10 @@ impl Registries {
     ) -> Judged {
         let head = match head {
             Ok(head) => head,
+            Err(fault) if call.is_refusal(&fault) => {
+                self.access.refused(call, repo).await;
+                return Judged::No(Box::new(Answer::fault(&fault)));
+            }
             Err(fault) => return Judged::Away(Box::new(Answer::fault(&fault))),
         };
         let status = head.status();
@@ -346,6 +350,10 @@ impl Registries {
             .await;
         let response = match got {
             Ok(response) => response,
+            Err(fault) if call.is_refusal(&fault) => {
+                self.access.refused(call, repo).await;
+                return Got::Answer(Box::new(Answer::fault(&fault)));
+            }
             Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
         };
         let status = response.status();

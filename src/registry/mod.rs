@@ -30,6 +30,7 @@ use crate::oci::error::{Code, OciError};
 use crate::oci::reference::{Reference, RepoName};
 use crate::oci::route::Route;
 use crate::policy::{AuthMode, Push, Role};
+use crate::telemetry::access::Outcome;
 use crate::upstream::Upstream;
 use crate::upstream::credentials::{Credentials, Login};
 use crate::upstream::identity::Identity;
@@ -148,7 +149,17 @@ impl Registries {
             identity,
         };
         let policy_alone = call.by_policy_alone();
+        let as_nobody = matches!(call.identity, Identity::Anonymous | Identity::Gateway(_));
         let mut answer = self.route(call, &asked, &path, body).await;
+        // Who came without a login may have one: only a 401 makes a client send it.
+        if answer.response.status() == StatusCode::FORBIDDEN
+            && chooses
+            && as_nobody
+            && !policy_alone
+            && answer.outcome != Outcome::Denied
+        {
+            *answer.response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
         if answer.response.status() == StatusCode::UNAUTHORIZED {
             if policy_alone {
                 let name = &asked.endpoint.name;
@@ -160,7 +171,7 @@ impl Registries {
                     .about(&repository, &reference);
             }
             if chooses {
-                passes::challenge(&mut answer, &asked);
+                answer = passes::challenged(answer, asked.realm.as_deref());
             }
         }
         answer
@@ -186,7 +197,12 @@ impl Registries {
                 );
             }
             Role::Auth { .. } => {
-                return self.relay(&call, body).await.about("", path);
+                let answer = self.relay(&call, body).await;
+                if answer.response.status().is_server_error() {
+                    // Whoever pings next must hear that no token is to be had.
+                    self.upstream.token_service_failed();
+                }
+                return answer.about("", path);
             }
         }
         let route = match Route::parse(path) {

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderValue, WWW_AUTHENTICATE};
-use http::{Response, StatusCode, header};
+use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::{Method, Response, StatusCode, header};
 
 use super::Registries;
 use super::call::{Answer, Asked};
+use super::relay::pong;
 use crate::oci::error::{Code, OciError};
 use crate::telemetry::access::Outcome;
 use crate::upstream::credentials::Login;
@@ -78,15 +79,34 @@ impl Passes {
 // === impl Registries ===
 
 impl Registries {
+    /// Answers a client of the mirror endpoint that has not said yet which registry it means: it is
+    /// asked for a login, which may be none, and gets a token for what it comes with.
+    pub fn front_door(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        realm: Option<&str>,
+    ) -> Answer {
+        let given = headers.get(header::AUTHORIZATION);
+        let answer = match given.map(|given| (given, self.passes.read(given))) {
+            _ if path == TOKEN_PATH => match login(method, headers) {
+                Ok(login) => self.hand_out(login),
+                Err(no) => *no,
+            },
+            Some((_, Pass::Ended)) => unauthorized("the gateway wants a fresh token".into()),
+            Some(_) => Answer::new(pong(false), Outcome::Relay),
+            None => unauthorized("the gateway wants to know whether you log in".into()),
+        };
+        challenged(answer, realm)
+    }
+
     /// Answers the token request of a client that met our challenge. A login is tried upstream first,
     /// so that a wrong password is told where it was typed.
     pub(super) async fn token(&self, asked: &Asked) -> Answer {
-        let login = match asked.headers.get(header::AUTHORIZATION) {
-            None => None,
-            Some(value) => match Login::from_basic(value) {
-                Some(login) => Some(Arc::new(login)),
-                None => return self.wants_login(asked, "a name and password, as Basic"),
-            },
+        let login = match login(&asked.method, &asked.headers) {
+            Ok(login) => login,
+            Err(no) => return challenged(*no, asked.realm.as_deref()),
         };
         if let Some(login) = &login
             && !asked.mirror
@@ -97,9 +117,9 @@ impl Registries {
                 .fetch(
                     &asked.endpoint,
                     &identity,
-                    http::Method::GET,
+                    Method::GET,
                     "/v2/",
-                    http::HeaderMap::new(),
+                    HeaderMap::new(),
                     "",
                 )
                 .await;
@@ -107,6 +127,16 @@ impl Registries {
                 return self.wants_login(asked, "another name or password: these were refused");
             }
         }
+        self.hand_out(login)
+    }
+
+    /// 401 with our challenge.
+    pub(super) fn wants_login(&self, asked: &Asked, what: &str) -> Answer {
+        let answer = unauthorized(format!("{} wants {what}", asked.endpoint.name));
+        challenged(answer, asked.realm.as_deref())
+    }
+
+    fn hand_out(&self, login: Option<Arc<Login>>) -> Answer {
         let Some(token) = self.passes.hand_out(login) else {
             let error = OciError::new(Code::Unknown, "no randomness for a token");
             return Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error);
@@ -123,29 +153,45 @@ impl Registries {
         );
         Answer::new(response, Outcome::Relay)
     }
+}
 
-    /// 401 with our challenge.
-    pub(super) fn wants_login(&self, asked: &Asked, what: &str) -> Answer {
-        let message = format!("{} wants {what}", asked.endpoint.name);
-        let error = OciError::new(Code::Unauthorized, message);
-        let mut answer = Answer::error(StatusCode::UNAUTHORIZED, &error);
-        answer.outcome = Outcome::Relay;
-        challenge(&mut answer, asked);
-        answer
+/// The login of a token request; none is one, too. A login in a form (OAuth 2) is not read: clients
+/// that are told so come again with GET and Basic.
+fn login(method: &Method, headers: &HeaderMap) -> Result<Option<Arc<Login>>, Box<Answer>> {
+    if method != Method::GET {
+        let error = OciError::new(Code::Unsupported, "tokens are to be had by GET");
+        let answer = Answer::error(StatusCode::METHOD_NOT_ALLOWED, &error);
+        return Err(Box::new(answer));
+    }
+    match headers.get(header::AUTHORIZATION) {
+        None => Ok(None),
+        Some(value) => match Login::from_basic(value) {
+            Some(login) => Ok(Some(Arc::new(login))),
+            None => Err(Box::new(unauthorized(
+                "the token service wants a name and password, as Basic".into(),
+            ))),
+        },
     }
 }
 
-/// Puts our challenge in the place of upstream's, whose token service this client cannot use.
-pub(super) fn challenge(answer: &mut Answer, asked: &Asked) {
-    if let Some(realm) = &asked.realm
+fn unauthorized(message: String) -> Answer {
+    let error = OciError::new(Code::Unauthorized, message);
+    let mut answer = Answer::error(StatusCode::UNAUTHORIZED, &error);
+    answer.outcome = Outcome::Relay;
+    answer
+}
+
+/// Puts our challenge on a 401, in the place of upstream's, whose token service this client cannot use.
+pub(super) fn challenged(mut answer: Answer, realm: Option<&str>) -> Answer {
+    if answer.response.status() == StatusCode::UNAUTHORIZED
+        && let Some(realm) = realm
         && let Ok(value) =
             HeaderValue::try_from(format!("Bearer realm=\"{realm}\",service=\"pierhead\""))
     {
-        answer
-            .response
-            .headers_mut()
-            .insert(WWW_AUTHENTICATE, value);
+        let headers = answer.response.headers_mut();
+        headers.insert(WWW_AUTHENTICATE, value);
     }
+    answer
 }
 
 /// Where a client gets a token, on every host that hands them out.

@@ -121,7 +121,7 @@ impl Registries {
 }
 
 /// The answer of a registry that asks for nothing.
-fn pong(stale: bool) -> Response<Body> {
+pub(super) fn pong(stale: bool) -> Response<Body> {
     let mut head = Response::builder()
         .status(StatusCode::OK)
         .header(header::CONTENT_TYPE, "application/json")

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -11,6 +12,7 @@ use http::{Method, Response, StatusCode};
 use super::call::Call;
 use crate::cache::origin::{FetchError, Fetched, Gone, Origin};
 use crate::oci::digest::Digest;
+use crate::oci::error::{Code, OciError};
 use crate::oci::reference::RepoName;
 use crate::upstream::identity::Identity;
 use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
@@ -78,7 +80,7 @@ impl BlobSource {
                 &self.repository,
             )
             .await
-            .map_err(|fault| FetchError::Gone(gone(&fault)))?;
+            .map_err(|fault| failed(&fault))?;
         let (start, total) = upstream::extent(&response);
         if response.status() == StatusCode::PARTIAL_CONTENT && !upstream::names_its_part(&response)
         {
@@ -128,6 +130,21 @@ impl fmt::Debug for BlobSource {
             .field("path", &self.path)
             .finish_non_exhaustive()
     }
+}
+
+/// The gateway's own login refused is an answer, and not an upstream that has gone.
+fn failed(fault: &Fault) -> FetchError {
+    if fault.kind != FaultKind::Login {
+        return FetchError::Gone(gone(fault));
+    }
+    let error = OciError::new(Code::Denied, &fault.message);
+    let mut answer = Response::new(Bytes::from(error.to_json()));
+    *answer.status_mut() = StatusCode::FORBIDDEN;
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    FetchError::Answer(Arc::new(answer))
 }
 
 fn gone(fault: &Fault) -> Gone {

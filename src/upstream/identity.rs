@@ -104,6 +104,7 @@ impl Upstream {
         let scheme_key = format!("{}/{repository}", endpoint.id);
         let mut scheme = self.schemes.get(&scheme_key);
         let mut refused: Option<HeaderValue> = None;
+        let mut renewed = false;
         for _ in 0..TURNS {
             let credential = match (&scheme, &login) {
                 (Some(Scheme::Bearer(bearer)), login) => {
@@ -145,11 +146,12 @@ impl Upstream {
             let offered = offered(answer.headers(), repository);
             let again = match (&offered, &credential) {
                 (Some(_), None) => scheme.is_none() || refused.is_none(),
-                (Some(Scheme::Bearer(_)), Some(spent)) => refused.as_ref() != Some(spent),
+                // A token that had ended is renewed once; another one refused is a no.
+                (Some(Scheme::Bearer(_)), Some(_)) => !std::mem::replace(&mut renewed, true),
                 _ => false,
             };
             if !again || (matches!(offered, Some(Scheme::Basic)) && login.is_none()) {
-                return self.refused(endpoint, identity, answer);
+                return self.refused(endpoint, identity, repository, answer);
             }
             refused = credential.or_else(|| Some(HeaderValue::from_static("none")));
             if let Some(offered) = offered {
@@ -233,6 +235,11 @@ impl Upstream {
         })
     }
 
+    /// A client saw a token service fail: what was known of them counts no more.
+    pub fn token_service_failed(&self) {
+        self.services.invalidate_all();
+    }
+
     /// Whether the token service that a challenge names is there; `true` where it names none.
     pub async fn token_service_answers(&self, endpoint: &Endpoint, challenge: &HeaderMap) -> bool {
         let Some(Scheme::Bearer(bearer)) = offered(challenge, "") else {
@@ -250,17 +257,22 @@ impl Upstream {
         &self,
         endpoint: &Endpoint,
         identity: &Identity,
+        repository: &str,
         answer: Response<Body>,
     ) -> Result<Response<Body>, Fault> {
         let Identity::Gateway(Some(_)) = identity else {
             return Ok(answer);
         };
-        warn!(registry = %endpoint.name, "upstream refused the gateway's own login");
+        warn!(registry = %endpoint.name, repository, "upstream refused the gateway's own login");
         self.metrics.login_refused(&endpoint.name);
+        let what = match repository {
+            "" => "what was asked",
+            repository => repository,
+        };
         Err(Fault {
             kind: FaultKind::Login,
             message: format!(
-                "{} refused the gateway's own login; its operator has to mend username and password of that registry",
+                "{} refused the gateway's own login for {what}; its operator has to mend that account's rights, or username and password of that registry",
                 endpoint.name
             ),
         })

@@ -17,11 +17,13 @@ mod world;
 
 mod bounds;
 mod freshness;
+mod mirror;
 mod parent;
 mod plain;
 mod private;
 mod pulls;
 mod push;
+mod robot;
 mod trust;
 mod users;
 mod weather;

@@ -141,6 +141,12 @@ impl World {
         self.machine_trusting(gateway, Trust::Everywhere(gateway.ca().to_owned()))
     }
 
+    /// A client machine without a proxy setting and without any root.
+    pub fn plain_machine(&self) -> Machine {
+        let nothing = Trust::Everywhere("/dev/null".into());
+        Machine::new(self.folder("m"), "", nothing)
+    }
+
     pub fn machine_trusting(&self, gateway: &Gateway, trust: Trust) -> Machine {
         Machine::new(self.folder("m"), gateway.proxy(), trust)
     }

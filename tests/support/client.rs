@@ -346,11 +346,20 @@ impl Drop for Session {
 
 /// A GET in origin form, with no proxy in between.
 pub async fn plain(addr: SocketAddr, path: &str) -> Reply {
+    direct(addr, Method::GET, path, &[]).await
+}
+
+/// A request in origin form with these headers, with no proxy in between.
+pub async fn direct(addr: SocketAddr, method: Method, path: &str, with: &[(&str, &str)]) -> Reply {
     let socket = within(10, TcpStream::connect(addr))
         .await
         .expect("it listens");
     let mut session = Session::h1(socket).await;
-    let request = Request::get(path).header(header::HOST, addr.to_string());
+    let mut request = Request::builder().method(method).uri(path);
+    request = request.header(header::HOST, addr.to_string());
+    for (name, value) in with {
+        request = request.header(*name, *value);
+    }
     let request = request.body(Full::default()).expect("a request");
     let Sender::H1(sender) = &mut session.sender else {
         unreachable!("made by h1")

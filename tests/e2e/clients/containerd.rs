@@ -1,7 +1,7 @@
 //! containerd and `ctr`, which speaks HTTP itself.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::machine::Machine;
@@ -48,6 +48,18 @@ impl Containerd {
     pub fn pull(&self, name: &str) -> Finished {
         let mut command = self.ctr();
         command.args(["images", "pull", "--snapshotter", "native", name]);
+        run(command, PULL_LIMIT)
+    }
+
+    /// Pulls by the `hosts.toml` files of a folder, with a login where there is one.
+    pub fn pull_by(&self, hosts: &Path, name: &str, login: Option<&str>) -> Finished {
+        let mut command = self.ctr();
+        command.args(["images", "pull", "--snapshotter", "native", "--hosts-dir"]);
+        command.arg(hosts);
+        if let Some(login) = login {
+            command.args(["--user", login]);
+        }
+        command.arg(name);
         run(command, PULL_LIMIT)
     }
 

@@ -25,15 +25,20 @@ impl Podman {
 
     /// Pulls with podman, and prints the image's id.
     pub fn pull(&self, name: &str) -> Finished {
-        self.run("podman", name)
+        self.run("podman", &["--quiet", name])
+    }
+
+    /// The same with options.
+    pub fn pull_with(&self, name: &str, options: &[&str]) -> Finished {
+        self.run("podman", &[options, &["--quiet", name]].concat())
     }
 
     /// Pulls with buildah.
     pub fn build_pull(&self, name: &str) -> Finished {
-        self.run("buildah", name)
+        self.run("buildah", &["--quiet", name])
     }
 
-    fn run(&self, program: &str, name: &str) -> Finished {
+    fn run(&self, program: &str, arguments: &[&str]) -> Finished {
         let dir = self.machine.path();
         let mut command = self.machine.command(program);
         command
@@ -41,7 +46,8 @@ impl Podman {
             .arg(dir.join(format!("{program}-root")))
             .arg("--runroot")
             .arg(dir.join(format!("{program}-run")))
-            .args(["--storage-driver", "vfs", "pull", "--quiet", name]);
+            .args(["--storage-driver", "vfs", "pull"])
+            .args(arguments);
         run(command, PULL_LIMIT)
     }
 }

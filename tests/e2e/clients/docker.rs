@@ -21,6 +21,11 @@ pub struct Docker {
 impl Docker {
     /// Starts dockerd on a machine and waits until it answers.
     pub fn start(machine: Machine) -> Self {
+        Self::start_with(machine, "{}")
+    }
+
+    /// The same with this `daemon.json`.
+    pub fn start_with(machine: Machine, config: &str) -> Self {
         let dir = machine.path().to_owned();
         let socket = dir.join("s");
         let mut command = machine.daemon("dockerd");
@@ -37,7 +42,7 @@ impl Docker {
             .arg(format!("unix://{}", socket.display()))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
             .args(["--storage-driver", "vfs"]);
-        std::fs::write(dir.join("daemon.json"), "{}").expect("a file");
+        std::fs::write(dir.join("daemon.json"), config).expect("a file");
         let mut daemon = Daemon::start("dockerd", command, &dir.join("dockerd.log"));
         daemon.wait_ready(|log| {
             let listening = log.contains("API listen on") && UnixStream::connect(&socket).is_ok();

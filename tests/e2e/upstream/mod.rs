@@ -57,6 +57,7 @@ struct Shared {
     tokens: tokens::Tokens,
     cdn: cdn::Cdn,
     rate_limited: Mutex<bool>,
+    no_tokens: Mutex<bool>,
     hanging: watch::Sender<bool>,
 }
 
@@ -73,6 +74,7 @@ impl Upstream {
             tokens: tokens::Tokens::default(),
             cdn: cdn::Cdn::default(),
             rate_limited: Mutex::new(false),
+            no_tokens: Mutex::new(false),
             hanging: watch::Sender::new(false),
         };
         let mut upstream = Self {
@@ -150,6 +152,13 @@ impl Upstream {
         self.shared.hanging.send_replace(on);
     }
 
+    /// The token services fail, or no longer; what they gave out is worth nothing then. The
+    /// registries are well.
+    pub fn fail_tokens(&self, on: bool) {
+        self.shared.tokens.forget();
+        *self.shared.no_tokens.lock().expect("no panic holds it") = on;
+    }
+
     /// Docker Hub answers manifests with 429, or no longer.
     pub fn rate_limit(&self, on: bool) {
         *self.shared.rate_limited.lock().expect("no panic holds it") = on;
@@ -211,7 +220,11 @@ async fn answer(
     } else if host == SEARCH {
         registry::search(&request)
     } else if tokens::is_service(&host, request.uri().path()) {
-        tokens::answer(shared, &host, request).await
+        if *shared.no_tokens.lock().expect("no panic holds it") {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "no tokens today")
+        } else {
+            tokens::answer(shared, &host, request).await
+        }
     } else {
         if registry::writes(&host, &request) {
             registry::write(shared, &host, request).await
