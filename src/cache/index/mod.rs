@@ -5,19 +5,22 @@
 //! shown a digest in, and when a grant was last proven. One thread writes, in batches; reads are
 //! snapshots. An index that cannot be opened is set aside and rebuilt from the files.
 
+mod db;
+mod writer;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::backends::InMemoryBackend;
-use redb::{
-    Builder, Database, Durability, Error, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Error, ReadableDatabase, ReadableTable};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
+use self::db::{
+    Db, GRANTS, LRU, MEMBERS, OBJECTS, TAGS, USED, WALKED, create, in_memory, is_broken, read_meta,
+};
+use self::writer::{Ack, Op, Writer};
 use crate::oci::digest::{Algorithm, Digest};
 use crate::store::Key;
 
@@ -55,34 +58,10 @@ pub struct Index {
     rebuild: bool,
 }
 
-/// The database, which an I/O error closes for good: it is opened anew then.
-#[derive(Debug)]
-struct Db {
-    open: RwLock<Option<Database>>,
-    path: Option<PathBuf>,
-}
-
 /// The index could not take a change; the cache goes on, a little more forgetful.
 #[derive(Debug, thiserror::Error)]
 #[error("the cache index could not be written: {0}")]
 pub struct IndexError(String);
-
-#[derive(Debug)]
-enum Op {
-    Insert(Key, ObjectInfo, Ack),
-    Remove(Vec<Key>, Ack),
-    Tag(String, Option<TagRecord>),
-    Member(Vec<u8>, u64),
-    Grant([u8; 32], Option<u64>),
-    /// All records of a tag, whatever `Accept` they answer.
-    Untag(String),
-    Walked(Ack),
-    /// Tags and grants older than this.
-    Prune(u64),
-    Flush(Ack),
-}
-
-type Ack = Option<oneshot::Sender<Result<(), IndexError>>>;
 
 // === impl Index ===
 
@@ -346,236 +325,9 @@ pub fn now_seconds() -> u64 {
     now_micros() / 1_000_000
 }
 
-// === impl Writer ===
-
-struct Writer {
-    db: Arc<Db>,
-    ops: mpsc::Receiver<Op>,
-    touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
-}
-
-impl Writer {
-    fn run(mut self) {
-        let mut batch = Vec::new();
-        while self.ops.blocking_recv_many(&mut batch, 512) > 0 {
-            let touched = std::mem::take(&mut *lock(&self.touched));
-            let result = self.write(&batch, touched);
-            if let Err(e) = &result {
-                warn!(error = %e, "the cache index could not be written");
-                self.db.reopen();
-            }
-            for op in batch.drain(..) {
-                if let Op::Insert(_, _, Some(ack))
-                | Op::Remove(_, Some(ack))
-                | Op::Walked(Some(ack))
-                | Op::Flush(Some(ack)) = op
-                {
-                    let answer = match &result {
-                        Ok(()) => Ok(()),
-                        Err(e) => Err(IndexError(e.to_string())),
-                    };
-                    let _ = ack.send(answer);
-                }
-            }
-        }
-    }
-
-    fn write(&self, batch: &[Op], touched: HashMap<Vec<u8>, u64>) -> Result<(), Error> {
-        let open = self.db.open.read().unwrap_or_else(PoisonError::into_inner);
-        let db = open.as_ref().ok_or(Error::DatabaseClosed)?;
-        let mut txn = db.begin_write()?;
-        // A crash must not cost a walk of the whole index at the next start.
-        txn.set_quick_repair(true);
-        // Last uses alone may be lost: they are a guess at the future anyway.
-        let durable = batch.iter().any(|op| !matches!(op, Op::Flush(_)));
-        if !durable {
-            txn.set_durability(Durability::None)?;
-        }
-        apply(&txn, batch, touched)?;
-        txn.commit()?;
-        Ok(())
-    }
-}
-
-// === impl Db ===
-
-impl Db {
-    fn read<T>(&self, look: impl FnOnce(&Database) -> Result<T, Error>) -> Option<T> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        look(open.as_ref()?).ok()
-    }
-
-    /// After an error nothing more can be written through the old handle.
-    fn reopen(&self) {
-        let Some(path) = &self.path else { return };
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        // The old handle holds the file's lock.
-        *open = None;
-        match create(path) {
-            Ok(db) => *open = Some(db),
-            Err(e) => warn!(error = %e, "the cache index cannot be opened again yet"),
-        }
-    }
-}
-
-fn apply(
-    txn: &WriteTransaction,
-    batch: &[Op],
-    touched: HashMap<Vec<u8>, u64>,
-) -> Result<(), Error> {
-    let mut objects = txn.open_table(OBJECTS)?;
-    let mut lru = txn.open_table(LRU)?;
-    let mut tags = txn.open_table(TAGS)?;
-    let mut members = txn.open_table(MEMBERS)?;
-    let mut grants = txn.open_table(GRANTS)?;
-    let mut meta = txn.open_table(META)?;
-    let mut used = meta.get(USED)?.map_or(0, |v| v.value());
-    let before = used;
-
-    for (key, at) in touched {
-        let Some((size, old, media)) = objects.get(key.as_slice())?.map(|v| {
-            let (size, old, media) = v.value();
-            (size, old, media.to_owned())
-        }) else {
-            continue;
-        };
-        lru.remove((old, key.as_slice()))?;
-        lru.insert((at, key.as_slice()), ())?;
-        objects.insert(key.as_slice(), (size, at, media.as_str()))?;
-    }
-    for op in batch {
-        match op {
-            Op::Insert(key, info, _) => {
-                let key = key.to_bytes();
-                let old = objects
-                    .insert(
-                        key.as_slice(),
-                        (info.size, info.last_use, info.media_type.as_str()),
-                    )?
-                    .map(|v| (v.value().0, v.value().1));
-                if let Some((size, at)) = old {
-                    lru.remove((at, key.as_slice()))?;
-                    used = used.saturating_sub(on_disk(size));
-                }
-                lru.insert((info.last_use, key.as_slice()), ())?;
-                used += on_disk(info.size);
-            }
-            Op::Remove(keys, _) => {
-                for key in keys {
-                    let key = key.to_bytes();
-                    let old = objects
-                        .remove(key.as_slice())?
-                        .map(|v| (v.value().0, v.value().1));
-                    if let Some((size, at)) = old {
-                        lru.remove((at, key.as_slice()))?;
-                        used = used.saturating_sub(on_disk(size));
-                    }
-                    // What upstream has shown stays true, but without the bytes nobody asks.
-                    let mut end = key.clone();
-                    end.push(u8::MAX);
-                    members.retain_in(key.as_slice()..end.as_slice(), |_, _| false)?;
-                }
-            }
-            Op::Tag(key, Some(record)) => {
-                tags.insert(
-                    key.as_str(),
-                    (
-                        record.digest.as_str(),
-                        record.media_type.as_str(),
-                        record.size,
-                        record.confirmed,
-                    ),
-                )?;
-            }
-            Op::Tag(key, None) => {
-                tags.remove(key.as_str())?;
-            }
-            Op::Member(member, at) => {
-                members.insert(member.as_slice(), at)?;
-            }
-            Op::Grant(grant, Some(at)) => {
-                grants.insert(grant.as_slice(), at)?;
-            }
-            Op::Grant(grant, None) => {
-                grants.remove(grant.as_slice())?;
-            }
-            Op::Untag(prefix) => {
-                // The prefix ends in a line feed; what follows it is below the next character.
-                let end = format!("{}\u{b}", prefix.trim_end_matches('\n'));
-                tags.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
-            }
-            Op::Walked(_) => {
-                meta.insert(WALKED, 1)?;
-            }
-            Op::Prune(oldest) => {
-                tags.retain(|_, (_, _, _, confirmed)| confirmed >= *oldest)?;
-                grants.retain(|_, at| at >= *oldest)?;
-            }
-            Op::Flush(_) => {}
-        }
-    }
-    if used != before {
-        meta.insert(USED, used)?;
-    }
-    Ok(())
-}
-
 /// What a file of `size` bytes takes on disk: whole blocks.
 pub fn on_disk(size: u64) -> u64 {
     size.div_ceil(BLOCK).saturating_mul(BLOCK)
-}
-
-fn create(path: &Path) -> Result<Database, Error> {
-    let db = Builder::new().set_cache_size(CACHE).create(path)?;
-    make_tables(&db)?;
-    restrict(path);
-    Ok(db)
-}
-
-fn in_memory(why: &Error) -> (Database, Option<PathBuf>, bool) {
-    error!(error = %why, "the cache index cannot be kept on disk; until the next start it lives in memory");
-    let db = Builder::new()
-        .create_with_backend(InMemoryBackend::new())
-        // An empty database in memory asks nothing of the machine but memory.
-        .unwrap_or_else(|e| panic!("an index in memory: {e}"));
-    if let Err(e) = make_tables(&db) {
-        error!(error = %e, "the index in memory has no tables");
-    }
-    (db, None, true)
-}
-
-fn make_tables(db: &Database) -> Result<(), Error> {
-    let txn = db.begin_write()?;
-    apply(&txn, &[], HashMap::new())?;
-    txn.commit()?;
-    Ok(())
-}
-
-/// Whether the file is no database any more. A disk that is full, or a file somebody holds, is no
-/// reason to set an index aside.
-fn is_broken(error: &Error) -> bool {
-    match error {
-        Error::Corrupted(_) | Error::UpgradeRequired(_) | Error::RepairAborted => true,
-        Error::Io(e) => matches!(
-            e.kind(),
-            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-        ),
-        _ => false,
-    }
-}
-
-fn restrict(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    // The index names private repositories; the directory's own mode is the first wall.
-    let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
-}
-
-fn read_meta(db: &Database, name: &str) -> Option<u64> {
-    let value = || -> Result<Option<u64>, Error> {
-        let table = db.begin_read()?.open_table(META)?;
-        Ok(table.get(name)?.map(|value| value.value()))
-    };
-    value().ok()?
 }
 
 fn tag_record((digest, media_type, size, confirmed): (&str, &str, u64, u64)) -> TagRecord {
@@ -597,17 +349,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const OBJECTS: TableDefinition<'_, &[u8], (u64, u64, &str)> = TableDefinition::new("objects");
-const LRU: TableDefinition<'_, (u64, &[u8]), ()> = TableDefinition::new("lru");
-const TAGS: TableDefinition<'_, &str, (&str, &str, u64, u64)> = TableDefinition::new("tags");
-const MEMBERS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("members");
-const GRANTS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("grants");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const USED: &str = "used";
-/// Present once every file on disk was known.
-const WALKED: &str = "walked";
 const BLOCK: u64 = 4096;
-const CACHE: usize = 16 << 20;
 const MOST_VARIANTS: usize = 64;
 const MOST_LOOKED_AT: usize = 4096;
 
