@@ -56,6 +56,23 @@ fn what_docker_pushes_podman_and_another_docker_pull() {
 }
 
 #[test]
+fn what_podman_pushes_docker_pulls() {
+    let world = World::new();
+    let image = Image::docker(&[MIB]);
+    let source = world.publish(HUB, "acme/app:1", &image);
+    let gateway = world.gateway(ALLOW);
+    let podman = Podman::on(world.machine(&gateway));
+    podman.pull(&source.full).ok();
+    let by_podman = format!("{OTHER}/team/podman:1");
+    podman.push(&source.full, &by_podman).ok();
+    world.upstream.seen().forget();
+    let docker = Docker::start(world.machine(&gateway));
+    docker.pull(&by_podman).ok();
+    let seen = world.upstream.seen();
+    assert_eq!(seen.blob_downloads(), 0, "{seen}");
+}
+
+#[test]
 fn a_push_that_is_not_allowed_says_how_it_would_be() {
     let world = World::new();
     let image = Image::docker(&[4096]);

@@ -25,20 +25,29 @@ impl Podman {
 
     /// Pulls with podman, and prints the image's id.
     pub fn pull(&self, name: &str) -> Finished {
-        self.run("podman", &["--quiet", name])
+        self.run("podman", "pull", &["--quiet", name])
+    }
+
+    /// Pushes what was pulled as `from` under another name.
+    pub fn push(&self, from: &str, to: &str) -> Finished {
+        self.run(
+            "podman",
+            "push",
+            &["--quiet", from, &format!("docker://{to}")],
+        )
     }
 
     /// The same with options.
     pub fn pull_with(&self, name: &str, options: &[&str]) -> Finished {
-        self.run("podman", &[options, &["--quiet", name]].concat())
+        self.run("podman", "pull", &[options, &["--quiet", name]].concat())
     }
 
     /// Pulls with buildah.
     pub fn build_pull(&self, name: &str) -> Finished {
-        self.run("buildah", &["--quiet", name])
+        self.run("buildah", "pull", &["--quiet", name])
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Finished {
+    fn run(&self, program: &str, verb: &str, arguments: &[&str]) -> Finished {
         let dir = self.machine.path();
         let mut command = self.machine.command(program);
         command
@@ -46,7 +55,7 @@ impl Podman {
             .arg(dir.join(format!("{program}-root")))
             .arg("--runroot")
             .arg(dir.join(format!("{program}-run")))
-            .args(["--storage-driver", "vfs", "pull"])
+            .args(["--storage-driver", "vfs", verb])
             .args(arguments);
         run(command, PULL_LIMIT)
     }
