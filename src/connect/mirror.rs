@@ -51,7 +51,10 @@ impl Gateway {
             client: peer.client,
             user: None,
             method: request.method().to_string(),
-            host: meant.registry.clone(),
+            host: match meant.nobody {
+                true => String::new(),
+                false => meant.registry.clone(),
+            },
             registry: String::new(),
             repository: String::new(),
             reference: request.uri().path().to_owned(),
