@@ -1,12 +1,11 @@
 //! The separate listener of those who run the gateway: health and metrics.
 
+mod health;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,9 +30,9 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patie
         drain: drain.clone(),
     };
     let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
         .with_state(shared);
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
@@ -67,40 +66,6 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patie
             drop(place);
         });
     }
-}
-
-async fn healthz() -> impl IntoResponse {
-    json(
-        StatusCode::OK,
-        format!(
-            "{{\"status\":\"ok\",\"version\":\"{}\"}}\n",
-            env!("CARGO_PKG_VERSION")
-        ),
-    )
-}
-
-async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    if shared.drain.has_begun() {
-        return json(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "{\"status\":\"draining\"}\n".to_owned(),
-        );
-    }
-    json(StatusCode::OK, "{\"status\":\"ready\"}\n".to_owned())
-}
-
-async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
-    (
-        [(
-            header::CONTENT_TYPE,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        )],
-        shared.metrics.encode(),
-    )
-}
-
-fn json(status: StatusCode, text: String) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 const MOST_CONNECTIONS: usize = 256;

@@ -1,0 +1,154 @@
+//! What several commands make of the configuration: rooms in part, each from its own keys.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::config::Config;
+use crate::policy::{Host, NameConstraints, Policy};
+use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice};
+use crate::upstream::credentials::Credentials;
+use crate::upstream::parent::Parent;
+use crate::users::Users;
+
+/// The gateway's own logins, by the name of the registry they are for.
+pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentials>> {
+    let mut robots = HashMap::new();
+    for (host, source) in &config.logins {
+        let named = policy.registries().iter().find(|registry| {
+            !registry.builtin
+                && (registry.name == host.as_str()
+                    || registry
+                        .hosts
+                        .iter()
+                        .any(|one| one.as_str() == host.as_str()))
+        });
+        if let Some(registry) = named {
+            robots.insert(registry.name.clone(), Credentials::new(source.clone()));
+        }
+    }
+    robots
+}
+
+/// The CA as configured, made or re-issued where it has to be.
+pub fn authority(config: &Config, policy: &Policy) -> anyhow::Result<(Authority, Vec<Notice>)> {
+    Authority::open_or_create(
+        &ca_config(config, policy),
+        &name_constraints(config, policy),
+    )
+    .map_err(|e| match config.ca.certificate {
+        Some(_) => Unusable::new(e).into(),
+        None => e.into(),
+    })
+}
+
+/// `upstream.proxy`, where it is set. `via` is what this gateway signs with.
+pub fn parent(
+    config: &Config,
+    tls: &rustls::ClientConfig,
+    via: HeaderValue,
+) -> anyhow::Result<Option<Parent>> {
+    let Some(parent) = &config.upstream.parent else {
+        return Ok(None);
+    };
+    Parent::new(parent.url.reveal(), &parent.no_proxy, tls, via)
+        .map(Some)
+        .map_err(|e| Unusable::new(e).into())
+}
+
+/// What the configuration names and cannot be used: as bad as the configuration itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(String);
+
+impl Unusable {
+    pub fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// `[ca]` in the terms of its room.
+pub fn ca_config(config: &Config, policy: &Policy) -> CaConfig {
+    CaConfig {
+        dir: config.ca.dir.clone(),
+        certificate: config.ca.certificate.clone(),
+        key: config.ca.key.clone(),
+        // A registry `*` may be any name: there is nothing to constrain to.
+        name_constraints: config.ca.name_constraints && !policy.name_constraints().everything,
+    }
+}
+
+/// Rules that name users whom nobody can be; worth a word, because the file may yet get them.
+pub fn strangers(config: &Config, users: &Users) -> Vec<String> {
+    let mut told = Vec::new();
+    for (at, rule) in config.policy.rules.iter().enumerate() {
+        for user in rule.users.iter().filter(|user| !users.knows(user)) {
+            told.push(format!(
+                "policy.rule {} is for the user {user}, whom policy.users_file does not have",
+                at + 1
+            ));
+        }
+    }
+    told
+}
+
+pub(super) fn name_constraints(config: &Config, policy: &Policy) -> tls::NameConstraints {
+    let NameConstraints {
+        mut dns, mut ips, ..
+    } = policy.name_constraints();
+    if config.listen.tls.is_none() {
+        for name in own_names(config) {
+            match name.ip() {
+                Some(ip) => ips.push(ip),
+                None => dns.push(name.to_string()),
+            }
+        }
+    }
+    tls::NameConstraints { dns, ips }
+}
+
+/// What clients call the gateway itself, where it needs a certificate of its own.
+pub(super) fn own_names(config: &Config) -> Vec<Host> {
+    let listen = &config.listen;
+    if listen.proxy_tls.is_empty() {
+        return Vec::new();
+    }
+    if !listen.names.is_empty() {
+        return listen.names.clone();
+    }
+    let machine = rustix::system::uname();
+    let machine = machine.nodename().to_str().ok().map(str::to_owned);
+    let bound = listen.proxy_tls.iter().map(SocketAddr::ip);
+    let bound = bound.filter(|ip| !ip.is_unspecified());
+    let names = machine.into_iter().chain(bound.map(|ip| ip.to_string()));
+    // A machine may be called what no host can be.
+    names.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// What `listen.proxy_tls` shows its clients.
+pub(super) fn front(config: &Config, leaves: &Arc<Leaves>) -> anyhow::Result<Option<Arc<Front>>> {
+    if config.listen.proxy_tls.is_empty() {
+        return Ok(None);
+    }
+    let front = match &config.listen.tls {
+        Some((certificate, key)) => Front::given(certificate, key),
+        None => {
+            let names: Vec<String> = own_names(config).iter().map(Host::to_string).collect();
+            if names.is_empty() {
+                return Err(Unusable::new("this machine's name is no host name, and `listen.proxy_tls` is bound to no address in particular: say listen.names = [\"…\"], as clients call the gateway").into());
+            }
+            Front::minted(leaves.clone(), &names)
+        }
+    };
+    Ok(Some(Arc::new(front.map_err(Unusable::new)?)))
+}
+
+/// A name for this process, so that it knows its own requests when they come back.
+pub(super) fn via() -> anyhow::Result<HeaderValue> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
+    let id = u32::from_le_bytes(random);
+    Ok(HeaderValue::try_from(format!("1.1 pierhead-{id:08x}"))?)
+}

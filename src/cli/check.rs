@@ -1,0 +1,187 @@
+//! `pierhead check`: the configuration, read and explained.
+
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use argh::FromArgs;
+use http::HeaderValue;
+
+use super::{Misused, load, policy, say};
+use crate::app::{self, Parent, Unusable};
+use crate::config::Config;
+use crate::policy::{AddressGuard, Policy, Target, explain};
+use crate::tls::{self, Authority, Front};
+use crate::users::Users;
+
+/// Read the configuration, and explain what would happen to a host.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "check")]
+pub struct Check {
+    /// configuration file
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// the address of the client that asks (default: 127.0.0.1)
+    #[argh(option)]
+    client: Option<IpAddr>,
+    /// the user it asks as, of policy.users_file (default: none)
+    #[argh(option)]
+    user: Option<String>,
+    /// HOST or HOST:PORT that is asked for
+    #[argh(positional)]
+    host: Option<String>,
+}
+// === impl Check ===
+
+impl Check {
+    pub fn run(self) -> anyhow::Result<()> {
+        let args = &self;
+        let config = load(args.config.as_deref())?;
+        let policy = policy(&config);
+        // What the configuration names must be there and good, as for `serve`; nothing is made.
+        let (client_tls, warnings) =
+            tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
+        let nobody = HeaderValue::from_static("1.1 pierhead");
+        let parent = app::parent(&config, &client_tls, nobody)?;
+        if config.ca.certificate.is_some() {
+            Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
+        }
+        if let Some((certificate, key)) = &config.listen.tls {
+            Front::given(certificate, key).map_err(Unusable::new)?;
+        }
+        let users =
+            Users::open(config.users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
+        if args.host.is_none() && args.user.is_some() {
+            return Err(Misused("--user explains a HOST; name one".to_owned()).into());
+        }
+        let mut text = String::from("The configuration is good.\n");
+        let strangers = app::strangers(&config, &users);
+        for warning in config.warnings.iter().chain(&warnings).chain(&strangers) {
+            text.push_str(&format!("Note: {warning}\n"));
+        }
+        if let Some(parent) = &parent {
+            text.push_str(&format!(
+                "\nEverything beyond is reached through the parent proxy {}",
+                parent.place()
+            ));
+            match &config.upstream.parent {
+                Some(parent) if !parent.no_proxy.is_empty() => {
+                    text.push_str(&format!(", but for {}\n", parent.no_proxy.join(", ")));
+                }
+                _ => text.push('\n'),
+            }
+        }
+        match &args.host {
+            None => {
+                text.push_str("\nIntercepted and cached:\n");
+                for registry in policy.registries() {
+                    let hosts: Vec<&str> =
+                        registry.hosts.iter().map(|host| host.as_str()).collect();
+                    text.push_str(&format!("  {:<28} {}\n", registry.name, hosts.join(", ")));
+                }
+                text.push_str(
+                    "\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n",
+                );
+            }
+            Some(host) => text.push_str(&explained(
+                &config,
+                &policy,
+                &users,
+                parent.as_ref(),
+                host,
+                args,
+            )?),
+        }
+        say(&text);
+        Ok(())
+    }
+}
+
+/// What would happen to `asked`, and at which addresses.
+fn explained(
+    config: &Config,
+    policy: &Policy,
+    users: &Users,
+    parent: Option<&Parent>,
+    asked: &str,
+    args: &Check,
+) -> anyhow::Result<String> {
+    let (host, default) = match asked.strip_prefix("http://") {
+        Some(rest) => (rest.trim_end_matches('/'), 80),
+        None => (
+            asked.trim_start_matches("https://").trim_end_matches('/'),
+            443,
+        ),
+    };
+    let mut target: Target = host
+        .parse()
+        .or_else(|e| format!("{host}:{default}").parse().map_err(|_| e))
+        .map_err(|e| Misused(format!("{asked}: {e}")))?;
+    let mut text = String::from("\n");
+    if let Some(registry) = policy.registry_for(target.host.as_str(), None)
+        && !registry.serves(&target.host)
+        && let Some(first) = registry.hosts.iter().find_map(|pattern| pattern.exact())
+    {
+        text.push_str(&format!("{} is asked at {first}\n", target.host));
+        target = Target::new(first, target.port);
+    }
+    let guard = AddressGuard::new(config.upstream.allow_private.clone());
+    let client = args.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+    let user = args.user.as_deref();
+    let told = match user {
+        None if users.asked() => {
+            "Without a user it is answered 407: policy.users_file is set. For one of its users: --user NAME.\n"
+        }
+        Some(_) if !users.asked() => {
+            "Nobody is asked for a name: policy.users_file is not set. --user changes nothing.\n"
+        }
+        Some(user) if !users.knows(user) => {
+            "policy.users_file has no such user: it is answered 407. Were it there:\n"
+        }
+        _ => "",
+    };
+    text.push_str(told);
+    let user = user.filter(|_| users.asked());
+    text.push_str(&explain(policy, &guard, &target, client, user));
+    let name = target.host.to_string();
+    if target.host.ip().is_some() {
+        return Ok(text);
+    }
+    if let Some(parent) = parent.filter(|parent| parent.leads_to(&target.host)) {
+        text.push_str(&format!(
+            "{:<12} resolved by the parent proxy {}\n",
+            "address",
+            parent.place()
+        ));
+        return Ok(text);
+    }
+    let fixed = config
+        .upstream
+        .resolve
+        .get(&target.to_string())
+        .or_else(|| config.upstream.resolve.get(&name));
+    let addresses: Vec<IpAddr> = match fixed {
+        Some((address, _)) => vec![*address],
+        None => match (name.as_str(), target.port).to_socket_addrs() {
+            Ok(found) => found.map(|address| address.ip()).collect(),
+            Err(e) => {
+                text.push_str(&format!(
+                    "{:<12} {name} does not resolve here: {e}\n",
+                    "address"
+                ));
+                return Ok(text);
+            }
+        },
+    };
+    for address in addresses {
+        let verdict = match guard.check(address) {
+            Ok(()) => "may be dialled".to_owned(),
+            Err(refused) => format!(
+                "is not dialled: it is {}; upstream.allow_private = [\"{address}\"] would allow it",
+                refused.kind
+            ),
+        };
+        text.push_str(&format!("{:<12} {address} {verdict}\n", "address"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,133 @@
+//! The command line: what was typed, and the one thing to do about it.
+
+mod ca;
+mod check;
+mod serve;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+use crate::app::Unusable;
+use crate::config::{Config, ConfigError};
+use crate::policy::Policy;
+
+/// A forward HTTP(S) proxy that caches what container registries serve.
+#[derive(FromArgs, Debug)]
+struct Args {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Check(check::Check),
+    Ca(ca::Ca),
+}
+
+/// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
+/// failed, 2 usage, 78 bad configuration.
+pub fn run(args: &[String]) -> ExitCode {
+    if args
+        .get(1)
+        .is_some_and(|arg| arg == "--version" || arg == "-V")
+    {
+        return say(&format!("pierhead {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    // `--config=FILE` is `--config FILE`.
+    let words: Vec<&str> = args
+        .iter()
+        .skip(1)
+        .flat_map(|word| match word.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => vec![option, value],
+            _ => vec![word.as_str()],
+        })
+        .collect();
+    let args = match Args::from_args(&["pierhead"], &words) {
+        Ok(args) => args,
+        Err(exit) => {
+            return match exit.status {
+                Ok(()) => say(&exit.output),
+                Err(()) => {
+                    complain(exit.output.trim_end());
+                    ExitCode::from(USAGE)
+                }
+            };
+        }
+    };
+    let result = match args.command {
+        Command::Serve(args) => args.run(),
+        Command::Check(args) => args.run(),
+        Command::Ca(args) => args.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            complain(&format!("pierhead: {}", told(&e)));
+            if e.is::<ConfigError>() || e.is::<Unusable>() {
+                ExitCode::from(BAD_CONFIG)
+            } else if e.is::<Misused>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// An error and its causes, where a cause says what the error has not said already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// An argument that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misused(String);
+
+fn policy(config: &Config) -> Policy {
+    Policy::new(
+        config.policy.clone(),
+        config.registries.clone(),
+        config.builtin_registries,
+    )
+}
+
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    // Only ours: what others put into the environment need not be text.
+    let ours = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        name.starts_with("PIERHEAD_")
+            .then(|| (name, value.to_string_lossy().into_owned()))
+    });
+    Config::load(file, ours)
+}
+
+/// Prints to standard output; a reader that has gone is no error.
+fn say(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    ExitCode::SUCCESS
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+const USAGE: u8 = 2;
+/// `EX_CONFIG` of sysexits.
+const BAD_CONFIG: u8 = 78;

@@ -1,0 +1,42 @@
+//! `pierhead serve`.
+
+use std::path::PathBuf;
+
+use argh::FromArgs;
+
+use super::{load, say};
+use crate::app::App;
+use crate::config::LogFormat;
+use crate::telemetry::log;
+
+/// Run the gateway.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "serve")]
+pub struct Serve {
+    /// configuration file (default: ./pierhead.toml, else /etc/pierhead/pierhead.toml, else the
+    /// built-in defaults)
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+// === impl Serve ===
+
+impl Serve {
+    pub fn run(self) -> anyhow::Result<()> {
+        let config = load(self.config.as_deref())?;
+        log::init(
+            config.log.format == LogFormat::Json,
+            config.log.level.as_str(),
+        );
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let result = runtime.block_on(async {
+            let app = App::build(config).await?;
+            say(app.summary());
+            app.run().await
+        });
+        // What is left after the drain is cut here, not waited for.
+        runtime.shutdown_background();
+        result
+    }
+}
