@@ -1,11 +1,13 @@
 //! Request to bytes, once: the only door to the store.
 
 pub mod capture;
+pub mod catalog;
 pub mod flight;
 pub mod index;
 mod open;
 pub mod origin;
 pub mod passthrough;
+pub mod put;
 pub mod reader;
 pub mod space;
 
