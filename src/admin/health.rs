@@ -4,7 +4,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Shared;
+use std::sync::Arc;
+
+use super::Admin;
 
 pub(super) async fn healthz() -> impl IntoResponse {
     json(
@@ -16,8 +18,8 @@ pub(super) async fn healthz() -> impl IntoResponse {
     )
 }
 
-pub(super) async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
-    if shared.drain.has_begun() {
+pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    if admin.drain.has_begun() {
         return json(
             StatusCode::SERVICE_UNAVAILABLE,
             "{\"status\":\"draining\"}\n".to_owned(),
@@ -26,13 +28,13 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {
     json(StatusCode::OK, "{\"status\":\"ready\"}\n".to_owned())
 }
 
-pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     (
         [(
             header::CONTENT_TYPE,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
         )],
-        shared.metrics.encode(),
+        admin.metrics.encode(),
     )
 }
 

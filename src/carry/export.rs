@@ -1,7 +1,6 @@
 //! Cached images → one tar, without a copy on the disk.
 
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,8 +19,8 @@ use crate::wire::body::Body;
 /// An image to send out.
 #[derive(Clone, Debug)]
 pub struct Root {
-    /// The full name it is loaded under; `None` for what only refers to others (a signature).
-    pub name: Option<String>,
+    /// The full name it is loaded under.
+    pub name: String,
     pub digest: Digest,
 }
 
@@ -82,24 +81,19 @@ impl Export {
         let mut index = Vec::new();
         let mut docker = Vec::new();
         for root in roots {
-            let shown = root.name.clone().unwrap_or_else(|| root.digest.to_string());
-            let Some(top) = walk.top(&shown, &root.digest).await else {
+            let Some(top) = walk.top(&root.name, &root.digest).await else {
                 continue;
             };
-            let mut entry = Entry {
+            let entry = Entry {
                 media_type: top.media_type.to_string(),
                 digest: top.digest.to_string(),
                 size: top.bytes.len() as u64,
                 platform: None,
                 annotations: Default::default(),
             };
-            if let Some(name) = &root.name {
-                entry = entry.named(name);
-            }
-            index.push(entry);
-            let leaf = walk.add(&shown, top).await;
-            if let (Some(name), Some(leaf)) = (&root.name, leaf) {
-                docker.push(in_dockers_words(name, &leaf));
+            index.push(entry.named(&root.name));
+            if let Some(leaf) = walk.add(&root.name, top).await {
+                docker.push(in_dockers_words(&root.name, &leaf));
             }
         }
         if !walk.missing.is_empty() {
@@ -366,12 +360,6 @@ fn path(digest: &Digest) -> String {
 fn json(value: &impl serde::Serialize) -> Bytes {
     // Plain structs of strings and numbers always have a JSON form.
     serde_json::to_vec(value).unwrap_or_default().into()
-}
-
-impl From<Missing> for io::Error {
-    fn from(missing: Missing) -> Self {
-        Self::other(format!("{} lacks {}", missing.image, missing.digest))
-    }
 }
 
 const BLOCK: u64 = 512;

@@ -1,6 +1,6 @@
 //! One tar → the cache, everything verified on its way in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,14 +15,11 @@ use crate::cache::{Cache, Manifest};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Children, sniff};
 
-/// Where an image belongs: what pullers will ask for.
+/// An image that is complete here, as far as the file goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub image: String,
+pub struct Image {
+    pub name: String,
     pub root: Digest,
-    /// Every manifest and blob of it that came in or was there before.
-    pub manifests: Vec<Digest>,
-    pub blobs: Vec<Digest>,
     /// Platforms of an index that the file does not have.
     pub absent: usize,
 }
@@ -30,7 +27,7 @@ pub struct Place {
 /// What came in.
 #[derive(Debug, Default)]
 pub struct Imported {
-    pub places: Vec<Place>,
+    pub images: Vec<Image>,
     /// Blobs and manifests that are new here, and their bytes.
     pub added: u64,
     pub added_bytes: u64,
@@ -59,7 +56,8 @@ pub enum ImportError {
 
 /// Reads a layout from `source` into `cache`. `name` is what the image is called where the file does
 /// not say. Blobs that are here already are passed over, so a transfer that broke is repeated cheaply.
-/// No name leads to what came in until the caller gives it one.
+/// No name leads to what came in
+/// until the caller gives it one (`Cache::import_image`).
 pub async fn import(
     cache: &Arc<Cache>,
     source: impl AsyncRead + Unpin + Send,
@@ -85,20 +83,13 @@ pub async fn import(
         if names.is_empty() && alone {
             names = only_tags(documents.docker.as_deref());
         }
-        match settle(cache, root, &documents.small).await {
-            Ok(place) => {
-                if names.is_empty() {
-                    // What only refers to others (a signature) comes with whom it speaks of.
-                    done.places.push(place);
-                    continue;
-                }
-                for image in names {
-                    done.places.push(Place {
-                        image,
-                        ..place.clone()
-                    });
-                }
-            }
+        match settle(cache, &root, &documents.small).await {
+            // What has no name only refers to others (a signature).
+            Ok(absent) => done.images.extend(names.into_iter().map(|name| Image {
+                name,
+                root: root.clone(),
+                absent,
+            })),
             Err(why) => done.refused.push((shown, why)),
         }
     }
@@ -185,14 +176,14 @@ async fn keep(
     bytes: impl AsyncRead + Unpin + Send,
     done: &mut Imported,
 ) -> Result<(), ImportError> {
-    if cache.blob(&digest).await.is_some() {
-        done.known += 1;
-        return Ok(());
-    }
     match cache.put_blob(&digest, size, bytes).await {
-        Ok(()) => {
+        Ok(true) => {
             done.added += 1;
             done.added_bytes += size;
+            Ok(())
+        }
+        Ok(false) => {
+            done.known += 1;
             Ok(())
         }
         Err(why) => Err(ImportError::NotKept {
@@ -202,22 +193,18 @@ async fn keep(
     }
 }
 
-/// Follows an image from its root: every manifest is kept as one, and every blob must be here.
+/// Follows an image from its root: every manifest is kept as one, and every blob must be here. Answers how
+/// many platforms of it are not.
 async fn settle(
     cache: &Arc<Cache>,
-    root: Digest,
+    root: &Digest,
     small: &HashMap<Digest, Bytes>,
-) -> Result<Place, String> {
-    let mut place = Place {
-        image: String::new(),
-        root: root.clone(),
-        manifests: Vec::new(),
-        blobs: Vec::new(),
-        absent: 0,
-    };
-    let mut stack = vec![(root, 0)];
+) -> Result<usize, String> {
+    let mut seen = HashSet::new();
+    let mut absent = 0;
+    let mut stack = vec![(root.clone(), 0)];
     while let Some((digest, depth)) = stack.pop() {
-        if place.manifests.contains(&digest) {
+        if seen.contains(&digest) {
             continue;
         }
         let bytes = match small.get(&digest) {
@@ -226,7 +213,7 @@ async fn settle(
                 Some(known) => known.bytes,
                 // An index may list platforms that were left out.
                 None if depth > 0 => {
-                    place.absent += 1;
+                    absent += 1;
                     continue;
                 }
                 None => return Err(format!("its manifest {digest} is not in the file")),
@@ -240,13 +227,11 @@ async fn settle(
             bytes,
         };
         cache.keep_manifest(&manifest).await;
-        place.manifests.push(digest);
+        seen.insert(digest);
         for child in children.config.iter().chain(&children.layers) {
-            if held(cache, &child.digest, small).await {
-                place.blobs.push(child.digest.clone());
-            } else if !child.media_type.contains("nondistributable")
-                && !child.media_type.contains("foreign")
-            {
+            let elsewhere = child.media_type.contains("nondistributable")
+                || child.media_type.contains("foreign");
+            if !elsewhere && !held(cache, &child.digest, small).await {
                 return Err(format!("its blob {} is not in the file", child.digest));
             }
         }
@@ -255,10 +240,10 @@ async fn settle(
             stack.extend(below.map(|child| (child.digest, depth + 1)));
         }
     }
-    if place.manifests.len() == 1 && place.absent > 0 {
+    if seen.len() == 1 && absent > 0 {
         return Err("none of its platforms is in the file".to_owned());
     }
-    Ok(place)
+    Ok(absent)
 }
 
 /// Whether a blob is here; one that looked like a manifest is put where blobs are.

@@ -10,4 +10,4 @@ mod import;
 mod layout;
 
 pub use self::export::{Export, Missing, Root};
-pub use self::import::{ImportError, Imported, Place, import};
+pub use self::import::{Image, ImportError, Imported, import};
