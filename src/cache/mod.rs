@@ -27,6 +27,7 @@ use self::open::{OpenObjects, Removal};
 use self::origin::Origin;
 use self::space::{Bounds, Reservation, Space};
 use crate::oci::digest::Digest;
+use crate::oci::manifest::Children;
 use crate::store::{Key, Kind, Partial, Spool, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::turns::Turns;
@@ -99,6 +100,7 @@ impl Cache {
     pub async fn keep_house(self: Arc<Self>, offline_for: Duration) {
         if self.index.wants_rebuild() {
             self.rebuild().await;
+            self.protect().await;
         }
         let mut every = tokio::time::interval(SWEEP_EVERY);
         let mut pruned = Instant::now();
@@ -113,6 +115,8 @@ impl Cache {
                 self.index
                     .prune(index::now_seconds().saturating_sub(age))
                     .await;
+                // Tags that moved on let go of what they stood for.
+                self.protect().await;
             }
         }
     }
@@ -157,6 +161,10 @@ impl Cache {
         .ok()?
         .inspect_err(|e| warn!(%digest, error = %e, "a cached manifest cannot be read"))
         .ok()?;
+        if self.index.children(&key).is_none() {
+            let children = Children::parse(&bytes);
+            self.index.set_children(digest, &children).await;
+        }
         let media_type = match self.index.object(&key) {
             Some(info) if !info.media_type.is_empty() => info.media_type,
             _ => crate::oci::manifest::sniff(&bytes)?,
@@ -215,9 +223,12 @@ impl Cache {
                 .await
         };
         match kept.await {
-            Ok(()) => self
-                .manifests
-                .insert(manifest.digest.clone(), manifest.clone()),
+            Ok(()) => {
+                let children = Children::parse(&manifest.bytes);
+                self.index.set_children(&manifest.digest, &children).await;
+                self.manifests
+                    .insert(manifest.digest.clone(), manifest.clone());
+            }
             Err(e) => warn!(digest = %manifest.digest, error = %e, "a manifest could not be kept"),
         }
     }
@@ -345,8 +356,58 @@ impl Cache {
     }
 
     /// Settles what the last process left; to be done before the first request. As long as that
-    /// process had downloads under way, not as long as the cache is large.
-    pub async fn settle(&self) {
+    /// process had downloads under way, not as long as the cache is large; what takes longer goes on in
+    /// the background.
+    pub async fn settle(self: &Arc<Self>) {
+        self.settle_partials().await;
+        let cache = self.clone();
+        tokio::spawn(async move {
+            if cache.index.wants_to_learn() {
+                cache.learn_children().await;
+            }
+            cache.protect().await;
+        });
+    }
+
+    /// Finds out what the pinned images protect.
+    async fn protect(&self) {
+        self.index.begin_to_protect().await;
+        let index = self.index.clone();
+        let _ = tokio::task::spawn_blocking(move || index.protect()).await;
+    }
+
+    /// Reads from every manifest that an older version kept what it refers to.
+    async fn learn_children(&self) {
+        let index = self.index.clone();
+        let listed = tokio::task::spawn_blocking(move || index.unlearnt()).await;
+        for key in listed.unwrap_or_default() {
+            self.learn(&key).await;
+        }
+        let _ = self.index.learnt().await;
+    }
+
+    async fn learn(&self, key: &Key) {
+        let (store, at) = (self.store.clone(), key.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            use std::io::Read;
+            let mut bytes = Vec::new();
+            match store.open_object(&at) {
+                Ok(Some((mut file, _))) => file.read_to_end(&mut bytes).map(|_| bytes),
+                Ok(None) => Ok(bytes),
+                Err(e) => Err(e),
+            }
+        });
+        match read.await {
+            Ok(Ok(bytes)) => {
+                let children = Children::parse(&bytes);
+                self.index.set_children(&key.digest, &children).await;
+            }
+            Ok(Err(e)) => warn!(digest = %key.digest, error = %e, "a manifest cannot be read"),
+            Err(_) => {}
+        }
+    }
+
+    async fn settle_partials(&self) {
         let store = self.store.clone();
         let partials = match tokio::task::spawn_blocking(move || store.partials()).await {
             Ok(Ok(partials)) => partials,
@@ -416,7 +477,10 @@ impl Cache {
 
     async fn adopt(&self, key: Key, size: u64) {
         self.space.adopt(size);
-        self.index.adopt(key, size).await;
+        self.index.adopt(key.clone(), size).await;
+        if key.kind == Kind::Manifest {
+            self.learn(&key).await;
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::Cache;
 use super::space::NoSpace;
 use crate::oci::digest::Digest;
-use crate::store::{Key, Upload};
+use crate::store::Key;
 
 /// Why a blob could not be put.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +87,8 @@ impl Cache {
         // Whoever downloads the same writes to the file that this one takes the name of.
         while let Some(flight) = self.flight(digest) {
             let _ = flight.finished().await;
-            tokio::task::yield_now().await;
+            // It is right by now, and only being put in place.
+            tokio::time::sleep(MOMENT).await;
         }
         let _turn = self.turns.take(digest.to_string()).await;
         if self.blob(digest).await.is_some() {
@@ -94,7 +96,7 @@ impl Cache {
         }
         self.space.unpark(digest);
         let (store, key) = (self.store.clone(), Key::blob(digest));
-        let spool = blocking(move || Upload::named(upload, &store, &key))
+        let spool = blocking(move || upload.named(&store, &key))
             .await
             .map_err(write)?;
         if let Err(mismatch) = spool.verify() {
@@ -120,3 +122,4 @@ async fn blocking<T: Send + 'static>(
 }
 
 const CHUNK: usize = 1 << 20;
+const MOMENT: Duration = Duration::from_millis(10);

@@ -33,6 +33,14 @@ pub struct NoSpace {
     why: String,
 }
 
+/// What was taken out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gone {
+    pub objects: u64,
+    /// On disk.
+    pub bytes: u64,
+}
+
 /// The ledger of one cache directory.
 #[derive(Debug)]
 pub struct Space {
@@ -90,6 +98,11 @@ impl Space {
         });
         space.report();
         space
+    }
+
+    /// The limits it keeps.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Bytes that objects, downloads and the index take.
@@ -238,12 +251,12 @@ impl Space {
             }
             freed += self.drop_parked(&digest);
         }
+        // Right after a start it may not be known yet what must stay.
+        self.index.pins().ready().await;
         // The order must know the uses that are still in memory.
         let _ = self.index.flush().await;
         while freed < needed {
-            let cold = self
-                .index
-                .coldest(EVICT_BATCH, |key| !self.open.is_open(key));
+            let cold = self.index.coldest(EVICT_BATCH, |key| self.may_go(key));
             let mut enough = freed;
             let chosen: Vec<(Key, u64)> = cold
                 .into_iter()
@@ -259,14 +272,36 @@ impl Space {
             let Some(gone) = self.remove(chosen).await else {
                 break;
             };
-            freed += gone;
+            self.metrics.evictions.inc_by(gone.objects);
+            freed += gone.bytes;
         }
         freed
     }
 
-    /// Takes objects out of the index and then off the disk, so that whoever downloads one of them
-    /// anew meets no late word about the old one. `None` where the index takes no change.
-    async fn remove(&self, chosen: Vec<(Key, u64)>) -> Option<u64> {
+    /// Whether an object may go of itself: nobody reads it, and it is no pinned image's.
+    pub fn may_go(&self, key: &Key) -> bool {
+        !self.open.is_open(key) && !self.index.pins().protects(key)
+    }
+
+    /// Takes objects that nobody reads out of the index and then off the disk, so that whoever
+    /// downloads one of them anew meets no late word about the old one. `None` where the index takes no
+    /// change.
+    pub async fn remove(&self, chosen: Vec<(Key, u64)>) -> Option<Gone> {
+        self.take_out(chosen, |key| self.open.remove(&self.store, key))
+            .await
+    }
+
+    /// The same for objects that may be being read: who does reads on, and nobody else begins to.
+    pub async fn remove_at_once(&self, chosen: Vec<(Key, u64)>) -> Option<Gone> {
+        self.take_out(chosen, |key| self.open.remove_at_once(&self.store, key))
+            .await
+    }
+
+    async fn take_out(
+        &self,
+        chosen: Vec<(Key, u64)>,
+        take: impl Fn(&Key) -> std::io::Result<Removal>,
+    ) -> Option<Gone> {
         let mut going = Vec::new();
         for (key, size) in chosen {
             if self.store.mark(&key).is_ok() {
@@ -278,15 +313,15 @@ impl Space {
             // The marks stay: the next start sorts it out.
             return None;
         }
-        let mut freed = 0;
+        let mut gone = Gone::default();
         let mut trash = Vec::new();
         for (key, size) in going {
-            match self.open.remove(&self.store, &key) {
+            match take(&key) {
                 Ok(Removal::Gone(file)) => {
-                    debug!(digest = %key.digest, size, "evicted");
-                    freed += on_disk(size);
+                    debug!(digest = %key.digest, size, "taken out");
+                    gone.objects += 1;
+                    gone.bytes += on_disk(size);
                     self.forget(size);
-                    self.metrics.evictions.inc();
                     trash.push(file);
                 }
                 Ok(Removal::WasGone) => self.forget(size),
@@ -300,7 +335,7 @@ impl Space {
             let _ = self.store.settle(&key);
         }
         let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
-        Some(freed)
+        Some(gone)
     }
 
     fn drop_parked(&self, digest: &Digest) -> u64 {

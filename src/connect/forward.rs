@@ -78,6 +78,7 @@ impl Gateway {
                     client: peer.client,
                     site,
                     mirror: false,
+                    refresh: false,
                     name_prefix: String::new(),
                     realm: Some(format!("http://{}{TOKEN_PATH}", shown(&target, Via::Http))),
                 };

@@ -164,6 +164,7 @@ impl Inside {
             headers: request.headers().clone(),
             client: self.peer.client,
             mirror: false,
+            refresh: false,
             name_prefix: String::new(),
             realm: Some(format!(
                 "https://{}{TOKEN_PATH}",

@@ -129,6 +129,7 @@ impl Gateway {
             headers: request.headers().clone(),
             client: peer.client,
             mirror: true,
+            refresh: false,
             name_prefix: meant.name_prefix.clone(),
             realm,
             site,

@@ -26,6 +26,8 @@ pub struct Asked {
     pub client: IpAddr,
     /// It came to the gateway as to a registry, and not as to a proxy.
     pub mirror: bool,
+    /// Upstream is asked what a tag stands for, however fresh the last answer is.
+    pub refresh: bool,
     /// What stands before the repository's name in the client's paths, as `ghcr.io/`, or nothing.
     pub name_prefix: String,
     /// Our own token service, for clients that have to choose whether to log in.
@@ -44,6 +46,8 @@ pub struct Call {
     pub client: IpAddr,
     /// In whose name upstream is asked.
     pub identity: Identity,
+    /// See [`Asked::refresh`].
+    pub refresh: bool,
 }
 
 /// What is sent back, and what its log line says of it.
@@ -87,6 +91,14 @@ impl Call {
         }
     }
 
+    /// Whether the credential is the caller's for good, and not a token of minutes.
+    pub fn is_lasting(&self) -> bool {
+        self.credential().is_none_or(|credential| {
+            let scheme = credential.get(..BEARER.len());
+            !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER))
+        })
+    }
+
     /// Policy alone decides who may see what.
     pub fn by_policy_alone(&self) -> bool {
         self.registry().auth == AuthMode::Gateway
@@ -122,6 +134,8 @@ impl Call {
             .any(|tag| tag == digest || tag == "*")
     }
 }
+
+const BEARER: &[u8] = b"Bearer ";
 
 /// The endpoint of `site` for a client that asked for `target`, in TLS or in plain http.
 pub fn endpoint(site: &Site, via: Via, target: &Target) -> Option<Endpoint> {

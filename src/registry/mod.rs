@@ -147,6 +147,7 @@ impl Registries {
             headers: asked.headers.clone(),
             client: asked.client,
             identity,
+            refresh: asked.refresh,
         };
         let policy_alone = call.by_policy_alone();
         let as_nobody = matches!(call.identity, Identity::Anonymous | Identity::Gateway(_));

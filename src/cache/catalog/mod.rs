@@ -9,14 +9,10 @@ mod list;
 mod remove;
 mod verify;
 
-use std::time::Duration;
-
 pub use self::detail::{BlobRow, ImageDetail, PlatformRow};
 pub use self::image::{ImageId, ImportError, PinError};
 pub use self::remove::Removed;
 pub use self::verify::{Checked, Verified};
-use crate::oci::digest::Digest;
-use crate::oci::reference::RepoName;
 
 /// What to list. Everything that is `None` is not asked for.
 #[derive(Clone, Debug, Default)]
