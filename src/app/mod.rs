@@ -37,7 +37,6 @@ pub struct App {
     signals: Signals,
     drain: Drain,
     drain_limit: Duration,
-    offline_for: Duration,
     metrics: Arc<Metrics>,
     summary: String,
 }
@@ -100,7 +99,6 @@ impl App {
             signals,
             drain: Drain::default(),
             drain_limit: config.limits.drain,
-            offline_for: config.cache.offline_for,
             metrics: rooms.metrics,
             summary,
         })
@@ -118,8 +116,10 @@ impl App {
             mut interrupt,
         } = self.signals;
         let clients = self.clients;
-        tokio::spawn(self.cache.clone().keep_house(self.offline_for));
-        tokio::spawn(self.gateway.users.clone().follow());
+        let gateway = self.gateway.clone();
+        let offline_for = move || gateway.live.load().rules.offline_for;
+        tokio::spawn(self.cache.clone().keep_house(offline_for));
+        tokio::spawn(self.gateway.live.load().users.clone().follow());
         for door in self.doors {
             tokio::spawn(listen::accept(
                 door,

@@ -8,6 +8,7 @@ use http::HeaderValue;
 
 use crate::config::Config;
 use crate::policy::{Host, NameConstraints, Policy};
+use crate::registry::RegistryRules;
 use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice};
 use crate::upstream::credentials::Credentials;
 use crate::upstream::parent::Parent;
@@ -30,6 +31,17 @@ pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentia
         }
     }
     robots
+}
+
+/// What requests to registries are answered by.
+pub(super) fn rules(config: &Config, robots: HashMap<String, Arc<Credentials>>) -> RegistryRules {
+    RegistryRules {
+        tag_ttl: config.cache.tag_ttl,
+        offline_for: config.cache.offline_for,
+        revalidate_timeout: config.cache.revalidate_timeout,
+        manifest_size: config.limits.manifest_size,
+        robots,
+    }
 }
 
 /// The CA as configured, made or re-issued where it has to be.

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-use super::parts::{authority, parent, robots, strangers, via};
+use super::parts::{authority, parent, robots, rules, strangers, via};
 use super::{Parent, Unusable};
 use crate::cache::space::Bounds;
 use crate::cache::{Cache, CacheConfig};
 use crate::config::Config;
-use crate::connect::Gateway;
+use crate::connect::{Gateway, Live};
 use crate::policy::{AddressGuard, Policy};
+use crate::registry::Registries;
 use crate::registry::access::Access;
-use crate::registry::{Registries, RegistryRules};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Leaves, Notice};
 use crate::upstream::Upstream;
@@ -46,8 +47,7 @@ impl Rooms {
         }
         let (authority, notices) = authority(config, &policy)?;
         tell(&notices);
-        let authority = Arc::new(authority);
-        let leaves = Arc::new(Leaves::new(authority.clone())?);
+        let leaves = Arc::new(Leaves::new(Arc::new(authority))?);
 
         let metrics = Arc::new(Metrics::new());
         let users =
@@ -85,34 +85,23 @@ impl Rooms {
             &config.cache.dir,
             cache.index().clone(),
             upstream.clone(),
-            config.cache.revalidate_timeout,
-            config.cache.offline_for,
             metrics.clone(),
         )
         .with_context(|| format!("the cache directory {}", config.cache.dir.display()))?;
-        let rules = RegistryRules {
-            tag_ttl: config.cache.tag_ttl,
-            offline_for: config.cache.offline_for,
-            revalidate_timeout: config.cache.revalidate_timeout,
-            manifest_size: config.limits.manifest_size,
-        };
-        let registries = Registries::new(
-            cache.clone(),
-            upstream.clone(),
-            Arc::new(access),
-            rules,
-            robots(config, &policy),
-        );
-
-        let gateway = Arc::new(Gateway {
+        let registries = Registries::new(cache.clone(), upstream.clone(), Arc::new(access));
+        let live = Live {
+            rules: Arc::new(rules(config, robots(config, &policy))),
             policy: Arc::new(policy),
             users: Arc::new(users),
-            authority,
+            client_idle: config.limits.client_idle,
+        };
+
+        let gateway = Arc::new(Gateway {
+            live: ArcSwap::from_pointee(live),
             leaves,
             registries,
             upstream,
             metrics: metrics.clone(),
-            client_idle: config.limits.client_idle,
         });
         Ok(Self {
             gateway,

@@ -94,7 +94,7 @@ impl Cache {
     }
 
     /// Sweeps now and then; tags and grants are kept for `offline_for`. Never ends.
-    pub async fn keep_house(self: Arc<Self>, offline_for: Duration) {
+    pub async fn keep_house(self: Arc<Self>, offline_for: impl Fn() -> Duration) {
         if self.index.wants_rebuild() {
             self.rebuild().await;
         }
@@ -107,7 +107,7 @@ impl Cache {
             if pruned.elapsed() >= PRUNE_EVERY {
                 pruned = Instant::now();
                 // What counts for nothing any more, not even while upstream is away.
-                let age = offline_for.max(PRUNE_EVERY).as_secs();
+                let age = offline_for().max(PRUNE_EVERY).as_secs();
                 self.index
                     .prune(index::now_seconds().saturating_sub(age))
                     .await;
