@@ -5,6 +5,7 @@ mod health;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::routing::get;
 use hyper::server::conn::http1;
@@ -24,7 +25,12 @@ struct Shared {
 }
 
 /// Serves until the drain begins.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patience, drain: Drain) {
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    patience: Arc<ArcSwap<Patience>>,
+    drain: Drain,
+) {
     let shared = Shared {
         metrics,
         drain: drain.clone(),
@@ -47,6 +53,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patie
         };
         let service = TowerToHyperService::new(router.clone());
         let ending = drain.clone();
+        let patience = **patience.load();
         drain.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -73,9 +73,6 @@ impl Cache {
             open.clone(),
             metrics.clone(),
         );
-        metrics
-            .cache_max_bytes
-            .set(i64::try_from(config.bounds.max_size).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
             store,
             index,
@@ -113,6 +110,11 @@ impl Cache {
                     .await;
             }
         }
+    }
+
+    /// Holds the directory to other bounds from here on; ends when what may go has gone.
+    pub async fn keep_within(&self, bounds: Bounds) {
+        self.space.keep_within(bounds).await;
     }
 
     /// The directory's index: tags, members and grants live there too.

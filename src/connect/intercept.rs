@@ -205,33 +205,36 @@ impl Inside {
     }
 
     /// What the next request is, on a connection that may be older than the last reload.
-    fn judge(&self, live: &Arc<Live>) -> Result<Place, Answer> {
+    fn judge(&self, live: &Arc<Live>) -> Result<Place, Box<Answer>> {
         if Arc::ptr_eq(live, &self.live) {
             return Ok(self.place.clone());
         }
         let user = self.peer.user.as_deref();
         if live.users.asked() && !user.is_some_and(|user| live.users.knows(user)) {
             let message = "the proxy asks for a user by now, or for another one; connect anew";
-            return Err(Answer::denied(message, "policy.users_file".to_owned()));
+            return Err(Box::new(Answer::denied(
+                message,
+                "policy.users_file".to_owned(),
+            )));
         }
         let verdict = live
             .policy
             .decide(self.peer.client, user, Via::Connect, &self.target);
         let rule = verdict.rule.to_string();
         match verdict.action {
-            Action::Deny { reason, .. } => Err(Answer::denied(&reason, rule)),
+            Action::Deny { reason, .. } => Err(Box::new(Answer::denied(&reason, rule))),
             Action::Tunnel => {
                 let message = format!("{} is tunnelled by now; connect anew", self.target);
                 let error = OciError::new(Code::Denied, message);
                 let mut answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
                 answer.outcome = Outcome::Denied;
                 answer.rule = rule;
-                Err(answer)
+                Err(Box::new(answer))
             }
             Action::Intercept(site) => match endpoint(&site, Via::Connect, &self.target) {
                 Some(endpoint) => Ok(Place { site, endpoint }),
                 // It was one when the connection began.
-                None => Err(Answer::denied("that is no host", rule)),
+                None => Err(Box::new(Answer::denied("that is no host", rule))),
             },
         }
     }
