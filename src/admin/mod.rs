@@ -10,6 +10,7 @@ pub mod token;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Extension, Json, Router, middleware};
@@ -109,7 +110,7 @@ impl Admin {
 }
 
 /// Serves until the drain begins.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Patience) {
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSwap<Patience>>) {
     let router = admin.router();
     let drain = admin.drain.clone();
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -125,6 +126,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Patience)
         };
         let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(from))));
         let ending = drain.clone();
+        let patience = **patience.load();
         drain.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

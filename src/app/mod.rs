@@ -1,21 +1,26 @@
 //! The composition root: config → rooms → run → drain. Nothing is bound before everything is valid.
 
 mod parts;
+mod reload;
 mod rooms;
 mod summary;
+mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use anyhow::Context;
+use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use self::parts::front;
 pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers};
+use self::parts::{front, patience};
+pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;
 use self::summary::{Listening, summary};
+use self::watch::Watch;
 use crate::admin;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -32,12 +37,12 @@ pub struct App {
     cache: Arc<Cache>,
     doors: Vec<Door>,
     admin: Option<TcpListener>,
-    patience: Patience,
+    patience: Arc<ArcSwap<Patience>>,
     clients: Arc<Clients>,
+    reloader: Arc<Reloader>,
+    watch: Option<Watch>,
     signals: Signals,
     drain: Drain,
-    drain_limit: Duration,
-    offline_for: Duration,
     metrics: Arc<Metrics>,
     summary: String,
 }
@@ -45,6 +50,7 @@ pub struct App {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 // === impl App ===
@@ -56,11 +62,22 @@ impl App {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         };
         raise_descriptors();
         for warning in &config.warnings {
             warn!("{warning}");
         }
+        let watch = match &config.file {
+            Some(file) if config.watch_config => Some(
+                Watch::begin(file).with_context(|| format!("cannot watch {}", file.display()))?,
+            ),
+            None if config.watch_config => {
+                warn!("watch_config is set, but there is no configuration file to watch");
+                None
+            }
+            _ => None,
+        };
         let rooms = Rooms::build(&config).await?;
         let front = front(&config, &rooms.gateway.leaves)?;
         let mut doors = Vec::new();
@@ -87,20 +104,20 @@ impl App {
             admin: admin.as_ref(),
         };
         let summary = summary(&config, &rooms, &listening)?;
+        let patience = Arc::new(ArcSwap::from_pointee(patience(&config)));
+        let clients = Clients::new(config.limits.connections_per_client);
+        let reloader = Reloader::new(config, &rooms, clients.clone(), patience.clone());
         Ok(Self {
             gateway: rooms.gateway,
             cache: rooms.cache,
             doors,
             admin,
-            patience: Patience {
-                head: config.limits.client_headers,
-                idle: config.limits.client_idle,
-            },
-            clients: Clients::new(config.limits.connections_per_client),
+            patience,
+            clients,
+            reloader,
+            watch,
             signals,
             drain: Drain::default(),
-            drain_limit: config.limits.drain,
-            offline_for: config.cache.offline_for,
             metrics: rooms.metrics,
             summary,
         })
@@ -111,20 +128,38 @@ impl App {
         &self.summary
     }
 
+    /// Who takes a changed configuration.
+    pub fn reloader(&self) -> Arc<Reloader> {
+        self.reloader.clone()
+    }
+
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(self) -> anyhow::Result<()> {
         let Signals {
             mut terminate,
             mut interrupt,
+            mut hangup,
         } = self.signals;
         let clients = self.clients;
-        tokio::spawn(self.cache.clone().keep_house(self.offline_for));
-        tokio::spawn(self.gateway.users.clone().follow());
+        let gateway = self.gateway.clone();
+        let offline_for = move || gateway.live.load().rules.offline_for;
+        tokio::spawn(self.cache.clone().keep_house(offline_for));
+        self.reloader.follow_users().await;
+        if let Some(watch) = self.watch {
+            tokio::spawn(watch.run(self.reloader.clone()));
+        }
+        let reloader = self.reloader.clone();
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                // The log and the metrics tell how it went.
+                let _ = reloader.reload().await;
+            }
+        });
         for door in self.doors {
             tokio::spawn(listen::accept(
                 door,
                 self.gateway.clone(),
-                self.patience,
+                self.patience.clone(),
                 clients.clone(),
                 self.drain.clone(),
                 self.metrics.clone(),
@@ -134,7 +169,7 @@ impl App {
             tokio::spawn(admin::serve(
                 listener,
                 self.metrics.clone(),
-                self.patience,
+                self.patience.clone(),
                 self.drain.clone(),
             ));
         }
@@ -142,7 +177,8 @@ impl App {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!(limit = ?self.drain_limit, "draining: no new connections; what runs may finish");
+        let limit = self.reloader.config().limits.drain;
+        info!(?limit, "draining: no new connections; what runs may finish");
         let second = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -150,7 +186,7 @@ impl App {
             }
         };
         tokio::select! {
-            done = self.drain.finish(self.drain_limit) => {
+            done = self.drain.finish(limit) => {
                 if done {
                     info!("drained");
                 } else {

@@ -76,9 +76,6 @@ impl Cache {
             open.clone(),
             metrics.clone(),
         );
-        metrics
-            .cache_max_bytes
-            .set(i64::try_from(config.bounds.max_size).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
             store,
             index,
@@ -97,7 +94,7 @@ impl Cache {
     }
 
     /// Sweeps now and then; tags and grants are kept for `offline_for`. Never ends.
-    pub async fn keep_house(self: Arc<Self>, offline_for: Duration) {
+    pub async fn keep_house(self: Arc<Self>, offline_for: impl Fn() -> Duration) {
         if self.index.wants_rebuild() {
             self.rebuild().await;
             self.protect().await;
@@ -111,7 +108,7 @@ impl Cache {
             if pruned.elapsed() >= PRUNE_EVERY {
                 pruned = Instant::now();
                 // What counts for nothing any more, not even while upstream is away.
-                let age = offline_for.max(PRUNE_EVERY).as_secs();
+                let age = offline_for().max(PRUNE_EVERY).as_secs();
                 self.index
                     .prune(index::now_seconds().saturating_sub(age))
                     .await;
@@ -119,6 +116,11 @@ impl Cache {
                 self.protect().await;
             }
         }
+    }
+
+    /// Holds the directory to other bounds from here on; ends when what may go has gone.
+    pub async fn keep_within(&self, bounds: Bounds) {
+        self.space.keep_within(bounds).await;
     }
 
     /// The directory's index: tags, members and grants live there too.

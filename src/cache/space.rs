@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tracing::{debug, warn};
 
 use super::index::{Index, on_disk};
@@ -44,7 +45,7 @@ pub struct Gone {
 /// The ledger of one cache directory.
 #[derive(Debug)]
 pub struct Space {
-    bounds: Bounds,
+    bounds: ArcSwap<Bounds>,
     store: Arc<Store>,
     index: Arc<Index>,
     open: Arc<OpenObjects>,
@@ -86,7 +87,7 @@ impl Space {
     ) -> Arc<Self> {
         let used = AtomicU64::new(index.used_at_open());
         let space = Arc::new(Self {
-            bounds,
+            bounds: ArcSwap::from_pointee(bounds),
             store,
             index,
             open,
@@ -102,7 +103,17 @@ impl Space {
 
     /// The limits it keeps.
     pub fn bounds(&self) -> Bounds {
-        self.bounds
+        **self.bounds.load()
+    }
+
+    /// From here on these hold. What is over them goes, and what is being read or downloaded when it no
+    /// longer is.
+    pub async fn keep_within(&self, bounds: Bounds) {
+        self.bounds.store(Arc::new(bounds));
+        self.report();
+        if let Err(e) = self.make_room(0).await {
+            debug!(error = %e, "the cache is over its new bounds for now");
+        }
     }
 
     /// Bytes that objects, downloads and the index take.
@@ -204,20 +215,20 @@ impl Space {
     async fn make_room(&self, bytes: u64) -> Result<(), NoSpace> {
         let _turn = self.making_room.lock().await;
         let no = |why: String| NoSpace { wanted: bytes, why };
-        if bytes.saturating_add(self.overhead()) > self.bounds.max_size {
-            return Err(no(format!("cache.max_size is {}", self.bounds.max_size)));
+        let bounds = **self.bounds.load();
+        if bytes > 0 && bytes.saturating_add(self.overhead()) > bounds.max_size {
+            return Err(no(format!("cache.max_size is {}", bounds.max_size)));
         }
         let mut freed_for_disk = 0;
         loop {
             let over = self
                 .used()
                 .saturating_add(bytes)
-                .saturating_sub(self.bounds.max_size);
+                .saturating_sub(bounds.max_size);
             let free = self.store.free().map_err(|e| no(e.to_string()))?;
             let spoken_for = self.pending.load(Ordering::Relaxed);
             // Some file systems give space back only a while after a file went.
-            let short = self
-                .bounds
+            let short = bounds
                 .min_free
                 .saturating_add(bytes)
                 .saturating_add(spoken_for)
@@ -355,6 +366,8 @@ impl Space {
     fn report(&self) {
         let used = i64::try_from(self.used()).unwrap_or(i64::MAX);
         self.metrics.cache_bytes.set(used);
+        let most = i64::try_from(self.bounds.load().max_size).unwrap_or(i64::MAX);
+        self.metrics.cache_max_bytes.set(most);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::policy::{
 #[serde(default, deny_unknown_fields)]
 pub struct File {
     pub builtin_registries: bool,
+    pub watch_config: bool,
     pub listen: Listen,
     pub ca: Ca,
     pub cache: Cache,
@@ -208,6 +209,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             builtin_registries: true,
+            watch_config: false,
             listen: Listen::default(),
             ca: Ca::default(),
             cache: Cache::default(),

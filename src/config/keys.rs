@@ -32,6 +32,7 @@ pub enum Kind {
 /// All keys, in the order of PRODUCT.md section 2.
 pub const KEYS: &[Key] = &[
     key("builtin_registries", Kind::Value, "true"),
+    key("watch_config", Kind::Value, "false"),
     key("listen.proxy", Kind::List, "[\"127.0.0.1:3128\"]"),
     key("listen.proxy_tls", Kind::List, "[\"0.0.0.0:3130\"]"),
     key("listen.names", Kind::List, "[\"gateway.corp.example\"]"),

@@ -5,6 +5,7 @@
 //! else `/etc/pierhead/pierhead.toml`, else none: every key has a default. Relative paths in it
 //! are relative to the working directory. The environment comes over the file.
 
+mod changes;
 mod env;
 mod error;
 mod file;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use self::changes::Change;
 use self::env::Environment;
 pub use self::error::{ConfigError, KeyPath, Origin};
 use self::file::File;
@@ -53,6 +55,8 @@ pub struct Config {
     pub logins: Vec<(HostPattern, LoginSource)>,
     /// Whether the well-known public registries are answered.
     pub builtin_registries: bool,
+    /// Whether a change of the file is taken up by itself.
+    pub watch_config: bool,
     pub limits: LimitsConfig,
     pub log: LogConfig,
     /// What the owner should hear at the start, though it stops nothing.
@@ -155,6 +159,23 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let usual = ["pierhead.toml", "/etc/pierhead/pierhead.toml"];
         Self::load_from(path, &usual.map(Path::new), env)
+    }
+
+    /// The same with the environment of this process.
+    pub fn load_here(path: Option<&Path>) -> Result<Self, ConfigError> {
+        // Only ours: what others put into the environment need not be text.
+        let ours = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            name.starts_with("PIERHEAD_")
+                .then(|| (name, value.to_string_lossy().into_owned()))
+        });
+        Self::load(path, ours)
+    }
+
+    /// Reads it anew from where it came from. A file that is gone is an error: the defaults are not
+    /// what its owner wanted.
+    pub fn load_again(&self) -> Result<Self, ConfigError> {
+        Self::load_here(self.file.as_deref())
     }
 
     fn load_from(
@@ -377,6 +398,7 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
         registries,
         logins,
         builtin_registries: file.builtin_registries,
+        watch_config: file.watch_config,
         limits: LimitsConfig {
             client_headers: limits.client_headers.0,
             client_idle: limits.client_idle.0,

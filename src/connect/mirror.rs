@@ -11,9 +11,9 @@ use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use super::{Gateway, Peer};
+use super::{Gateway, Live, Peer};
 use crate::oci::error::{Code, OciError};
-use crate::policy::{Action, Target, Via};
+use crate::policy::{Action, Policy, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::users::Denied;
@@ -42,6 +42,7 @@ impl Gateway {
     pub(super) async fn mirror(
         self: Arc<Self>,
         mut request: Request<Incoming>,
+        live: Arc<Live>,
         peer: &Peer,
         started: Instant,
         busy: Busy,
@@ -65,7 +66,7 @@ impl Gateway {
         };
         let reference = line.reference.clone();
         // Proxy users log in here as to a registry. Their login is the gateway's business alone.
-        match self
+        match live
             .users
             .verify(request.headers().get(header::AUTHORIZATION))
             .await
@@ -93,7 +94,7 @@ impl Gateway {
         if line.user.is_some() {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
-        let Some(target) = self.target(&meant.registry) else {
+        let Some(target) = target(&live.policy, &meant.registry) else {
             let message = format!(
                 "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
                 meant.registry, meant.registry
@@ -102,7 +103,7 @@ impl Gateway {
             let answer = Answer::error(StatusCode::NOT_FOUND, &error).about("", &reference);
             return self.logged(answer, line, busy);
         };
-        let verdict = self
+        let verdict = live
             .policy
             .decide(peer.client, line.user.as_deref(), Via::Connect, &target);
         let site = match verdict.action {
@@ -133,26 +134,27 @@ impl Gateway {
             name_prefix: meant.name_prefix.clone(),
             realm,
             site,
+            rules: live.rules.clone(),
         };
-        let body = self.request_body(request.into_body());
+        let body = live.request_body(request.into_body());
         let answer = self.registries.serve(asked, body).await;
         self.logged(answer, line, busy)
     }
+}
 
-    /// Where the registry of that name is asked.
-    fn target(&self, name: &str) -> Option<Target> {
-        let written: Target = name
-            .parse()
-            .or_else(|_| format!("{name}:443").parse())
-            .ok()?;
-        let port = name.parse::<Target>().ok().map(|target| target.port);
-        let registry = self.policy.registry_for(written.host.as_str(), port)?;
-        if registry.serves(&written.host) {
-            return Some(written);
-        }
-        let host = registry.hosts.iter().find_map(|host| host.exact())?;
-        Some(Target::new(host, written.port))
+/// Where the registry of that name is asked.
+fn target(policy: &Policy, name: &str) -> Option<Target> {
+    let written: Target = name
+        .parse()
+        .or_else(|_| format!("{name}:443").parse())
+        .ok()?;
+    let port = name.parse::<Target>().ok().map(|target| target.port);
+    let registry = policy.registry_for(written.host.as_str(), port)?;
+    if registry.serves(&written.host) {
+        return Some(written);
     }
+    let host = registry.hosts.iter().find_map(|host| host.exact())?;
+    Some(Target::new(host, written.port))
 }
 
 /// 401: a proxy user has to log in.

@@ -143,6 +143,34 @@ impl Policy {
         }
     }
 
+    /// The same with a registry switched on or off; `None` where no registry has that name.
+    pub fn switched(&self, name: &str, enabled: bool) -> Option<Self> {
+        let switch = |registry: &Arc<Registry>| match registry.name == name {
+            true => Arc::new(Registry {
+                enabled,
+                ..Registry::clone(registry)
+            }),
+            false => Arc::clone(registry),
+        };
+        if !self.registries.iter().any(|registry| registry.name == name) {
+            return None;
+        }
+        let sites = self.sites.iter().map(|place| Place {
+            pattern: place.pattern.clone(),
+            ports: place.ports.clone(),
+            site: Arc::new(Site {
+                registry: switch(&place.site.registry),
+                role: place.site.role,
+            }),
+        });
+        Some(Self {
+            fallback: self.fallback,
+            rules: self.rules.clone(),
+            sites: sites.collect(),
+            registries: self.registries.iter().map(switch).collect(),
+        })
+    }
+
     /// What happens when `client`, known as `user`, asks for `target`.
     pub fn decide(&self, client: IpAddr, user: Option<&str>, via: Via, target: &Target) -> Verdict {
         for (at, rule) in self.rules.iter().enumerate() {

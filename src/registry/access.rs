@@ -44,8 +44,6 @@ pub struct Access {
     recent: moka::sync::Cache<[u8; 32], u64>,
     /// Repositories that anonymous callers were lately refused, or are being asked about.
     asked: moka::sync::Cache<[u8; 32], ()>,
-    revalidate_timeout: Duration,
-    offline_for: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -78,8 +76,6 @@ impl Access {
         dir: &Path,
         index: Arc<Index>,
         upstream: Arc<Upstream>,
-        revalidate_timeout: Duration,
-        offline_for: Duration,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -91,8 +87,6 @@ impl Access {
                 .max_capacity(100_000)
                 .time_to_live(GRANT_LIFE)
                 .build(),
-            revalidate_timeout,
-            offline_for,
             metrics,
         })
     }
@@ -114,7 +108,7 @@ impl Access {
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
-        let limit = self.offline_for.as_secs();
+        let limit = call.rules.offline_for.as_secs();
         [own, everybodys]
             .iter()
             .filter_map(|key| self.proven(key))
@@ -228,20 +222,18 @@ impl Access {
     /// not at all right after it was silent.
     pub async fn confirm<T>(
         &self,
-        endpoint: &Endpoint,
+        call: &Call,
         ask: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
+        let (endpoint, limit) = (&call.endpoint, call.rules.revalidate_timeout);
         let silent = || Fault {
             kind: FaultKind::Timeout,
-            message: format!(
-                "{} did not answer within {:?}",
-                endpoint.authority, self.revalidate_timeout
-            ),
+            message: format!("{} did not answer within {limit:?}", endpoint.authority),
         };
         if self.upstream.health().is_silent(&endpoint.id) {
             return Err(silent());
         }
-        match tokio::time::timeout(self.revalidate_timeout, ask).await {
+        match tokio::time::timeout(limit, ask).await {
             Ok(answer) => {
                 self.upstream.health().answered(&endpoint.id);
                 answer
@@ -255,9 +247,11 @@ impl Access {
 
     /// Whether a caller who was told to get a token could not get one now: the service that the
     /// challenge names is away. Found out at most every few seconds.
-    pub async fn no_token_to_be_had(&self, endpoint: &Endpoint, challenge: &HeaderMap) -> bool {
-        let asking = self.upstream.token_service_answers(endpoint, challenge);
-        match tokio::time::timeout(self.revalidate_timeout, asking).await {
+    pub async fn no_token_to_be_had(&self, call: &Call, challenge: &HeaderMap) -> bool {
+        let asking = self
+            .upstream
+            .token_service_answers(&call.endpoint, challenge);
+        match tokio::time::timeout(call.rules.revalidate_timeout, asking).await {
             Ok(answers) => !answers,
             Err(_) => true,
         }
@@ -306,7 +300,7 @@ impl Access {
         let offline =
             (member && self.holds_offline(call, repo)) || self.holds_pinned(call, repo, key);
         let answer = if offline {
-            self.confirm(&call.endpoint, ask).await
+            self.confirm(call, ask).await
         } else {
             ask.await
         };
@@ -330,7 +324,7 @@ impl Access {
                     && call.credential().is_none()
                 {
                     let challenge = answer.headers().clone();
-                    if self.no_token_to_be_had(&call.endpoint, &challenge).await {
+                    if self.no_token_to_be_had(call, &challenge).await {
                         return Proof::Offline;
                     }
                 }

@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Method, Response};
 
+use super::RegistryRules;
 use crate::oci::accept::Accept;
 use crate::policy::{AuthMode, Registry, Site, Target, Via};
 use crate::telemetry::access::Outcome;
@@ -18,6 +19,7 @@ use crate::wire::headers;
 /// One request, as it came.
 pub struct Asked {
     pub site: Arc<Site>,
+    pub rules: Arc<RegistryRules>,
     pub endpoint: Endpoint,
     pub method: Method,
     /// Path and query.
@@ -38,6 +40,7 @@ pub struct Asked {
 #[derive(Clone)]
 pub struct Call {
     pub site: Arc<Site>,
+    pub rules: Arc<RegistryRules>,
     pub endpoint: Endpoint,
     pub method: Method,
     /// Path and query as they came.

@@ -114,7 +114,7 @@ impl Registries {
                 tag.as_str(),
                 &Accept::from_headers(MANIFEST_TYPES.into_iter()).key(),
             ),
-            ttl: call.registry().tag_ttl(tag.as_str(), self.tag_ttl),
+            ttl: call.registry().tag_ttl(tag.as_str(), call.rules.tag_ttl),
         };
         if let Some(answer) = self.fresh_tag(call, repo, &question).await {
             return answer;
@@ -212,7 +212,7 @@ impl Registries {
                 repo.as_str(),
             );
             let head = match stale {
-                Some(_) => self.access.confirm(&call.endpoint, ask).await,
+                Some(_) => self.access.confirm(call, ask).await,
                 None => ask.await,
             };
             match self.judge(call, repo, question, head).await {
@@ -241,7 +241,7 @@ impl Registries {
             None => get.await,
             Some(_) => self
                 .access
-                .confirm(&call.endpoint, async { Ok(get.await) })
+                .confirm(call, async { Ok(get.await) })
                 .await
                 .unwrap_or_else(|fault| Got::Away(Box::new(Answer::fault(&fault)))),
         };
@@ -266,7 +266,7 @@ impl Registries {
         known: Option<&TagRecord>,
     ) -> Option<Answer> {
         let holds = self.access.holds_offline(call, repo);
-        let oldest = now_seconds().saturating_sub(self.offline_for.as_secs());
+        let oldest = now_seconds().saturating_sub(call.rules.offline_for.as_secs());
         let prefix = tag_prefix(&call.endpoint.id, repo.as_str(), question.tag.as_str());
         let others = self
             .cache
@@ -346,10 +346,7 @@ impl Registries {
         let answer = relay::relayed(head).with_words(call);
         if status == StatusCode::UNAUTHORIZED
             && call.credential().is_none()
-            && self
-                .access
-                .no_token_to_be_had(&call.endpoint, &challenge)
-                .await
+            && self.access.no_token_to_be_had(call, &challenge).await
         {
             return Judged::Away(Box::new(answer));
         }
@@ -405,7 +402,7 @@ impl Registries {
             return Got::Answer(Box::new(relay::relayed(response)));
         }
         let (parts, body) = response.into_parts();
-        let bytes = match upstream::collect(body, self.manifest_size).await {
+        let bytes = match upstream::collect(body, call.rules.manifest_size).await {
             Ok(bytes) => bytes,
             Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
         };

@@ -1,6 +1,7 @@
 //! Every metric, named and explained here and nowhere else.
 
 use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -35,6 +36,9 @@ pub struct Metrics {
     pub refusals: Counter,
     logins_refused: Family<RegistryLabels, Counter>,
     password_checks: Family<ResultLabels, Counter>,
+    reloads: Family<ResultLabels, Counter>,
+    reload_success: Gauge,
+    reload_time: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -96,6 +100,9 @@ impl Metrics {
             refusals: Counter::default(),
             logins_refused: Family::default(),
             password_checks: Family::default(),
+            reloads: Family::default(),
+            reload_success: Gauge::default(),
+            reload_time: Gauge::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -206,6 +213,23 @@ impl Metrics {
             "Passwords of proxy users checked against policy.users_file, by result (right, wrong, busy); those remembered are not checked again",
             metrics.password_checks.clone(),
         );
+        r.register(
+            "config_reloads",
+            "Times the configuration was read anew, by result (taken, refused)",
+            metrics.reloads.clone(),
+        );
+        r.register(
+            "config_last_reload_success",
+            "1 if the configuration was taken when it was last read, 0 if it was refused and the one before is in force",
+            metrics.reload_success.clone(),
+        );
+        r.register_with_unit(
+            "config_last_reload_timestamp",
+            "When the configuration that is in force was read, since the epoch",
+            Unit::Seconds,
+            metrics.reload_time.clone(),
+        );
+        metrics.in_force_since_now();
         metrics.registry = registry;
         metrics
     }
@@ -276,6 +300,27 @@ impl Metrics {
                 result: result.to_owned(),
             })
             .inc();
+    }
+
+    /// The configuration was read anew, and taken or refused.
+    pub fn reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        self.reloads
+            .get_or_create(&ResultLabels {
+                result: result.to_owned(),
+            })
+            .inc();
+        match taken {
+            true => self.in_force_since_now(),
+            false => drop(self.reload_success.set(0)),
+        }
+    }
+
+    fn in_force_since_now(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.reload_success.set(1);
+        self.reload_time.set(now);
     }
 
     pub fn handshake(&self, result: &str) {

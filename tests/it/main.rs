@@ -33,6 +33,7 @@ mod proxy_tls;
 mod pull;
 mod push;
 mod ranges;
+mod reload;
 mod resume;
 mod robot;
 mod space;

@@ -163,6 +163,38 @@ impl Gateway {
         reply.text().await
     }
 
+    /// Writes another configuration, and does not tell it.
+    pub fn rewrite(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.setup = change(self.setup.clone());
+        self.setup.write(&self.home);
+    }
+
+    /// SIGHUP, and waits for what it says: the line of the log.
+    pub async fn hangup(&self) -> String {
+        let before = self.log.all("\"the configuration was ").len();
+        let child = self.child.as_ref().expect("it runs");
+        signal("HUP", child.id());
+        self.log.nth("\"the configuration was ", before + 1).await
+    }
+
+    /// Another configuration, which it must take.
+    pub async fn reload_as(&mut self, change: impl FnOnce(Setup) -> Setup) -> String {
+        self.rewrite(change);
+        let line = self.hangup().await;
+        assert!(line.contains("was read anew"), "{line}");
+        line
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.home.path().join("pierhead.toml")
+    }
+
+    /// The certificate clients are to trust by now, in PEM.
+    pub fn ca_now(&self) -> String {
+        std::fs::read_to_string(self.ca_dir().join("ca.crt")).expect("the CA's certificate")
+    }
+
     /// Ends it as a power cut would, and waits until it is gone.
     pub async fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
