@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use self::flight::Flight;
+use self::flight::{DownloadView, Flight};
 use self::index::Index;
 pub use self::open::Object;
 use self::open::{OpenObjects, Removal};
@@ -260,7 +260,14 @@ impl Cache {
         (flight, true)
     }
 
-    /// Downloads under way.
+    /// Downloads under way, the oldest first.
+    pub fn downloads(&self) -> Vec<DownloadView> {
+        let mut views: Vec<DownloadView> = self.flights().values().map(|f| f.view()).collect();
+        views.sort_by_key(|view| view.since);
+        views
+    }
+
+    /// How many downloads are under way.
     pub fn flights_under_way(&self) -> usize {
         self.flights().len()
     }
@@ -350,6 +357,7 @@ impl Cache {
     fn end_flight(&self, digest: &Digest) {
         if self.flights().remove(digest).is_some() {
             self.metrics.downloads_active.dec();
+            self.metrics.live.ring();
         }
     }
 

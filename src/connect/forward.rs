@@ -64,6 +64,7 @@ impl Gateway {
             Action::Deny { reason, mend } => {
                 line.rule = verdict.rule.to_string();
                 access::write(&self.metrics, &line, 0, true);
+                self.metrics.live.denied(&line, &reason, &mend);
                 denied(&reason, &mend)
             }
             Action::Intercept(site) => {
@@ -101,7 +102,8 @@ impl Gateway {
                             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, Outcome::Error),
                             _ => (StatusCode::BAD_GATEWAY, Outcome::Error),
                         };
-                        Answer::new(plain(status, format!("pierhead: {fault}\n")), outcome)
+                        let said = format!("pierhead: {fault}\n");
+                        Answer::new(plain(status, said), outcome).because(&fault.message, "")
                     }
                 };
                 let rule = match answer.outcome {

@@ -162,6 +162,7 @@ impl Inside {
             let mut answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
             answer.outcome = Outcome::Denied;
             answer.rule = "Host and SNI name the CONNECT target".into();
+            answer = answer.because(&format!("the request names {wrong}"), "");
             let reference = line.reference.clone();
             return self
                 .gateway

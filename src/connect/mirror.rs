@@ -113,8 +113,9 @@ impl Gateway {
                 let answer = Answer::denied(&message, verdict.rule.to_string());
                 return self.logged(answer.about("", &reference), line, busy);
             }
-            Action::Deny { reason, .. } => {
+            Action::Deny { reason, mend } => {
                 let answer = Answer::denied(&reason, verdict.rule.to_string());
+                let answer = answer.because(&reason, &mend);
                 return self.logged(answer.about("", &reference), line, busy);
             }
         };
@@ -170,6 +171,7 @@ fn ask_who(why: &Denied) -> Answer {
     );
     answer.outcome = Outcome::Denied;
     answer.rule = "policy.users_file".into();
+    answer = answer.because(said, "");
     answer.response.headers_mut().insert(
         header::WWW_AUTHENTICATE,
         HeaderValue::from_static("Basic realm=\"pierhead\""),

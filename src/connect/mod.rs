@@ -151,6 +151,7 @@ impl Gateway {
             Denied::Wrong { .. } => "the user or the password is not right",
             Denied::Busy => "too many passwords are being checked at this moment; try again",
         };
+        let refused = why != Denied::Busy;
         let host = request.uri().host().unwrap_or_default();
         let text = format!(
             "pierhead: {said}\n\nSet the proxy as http://USER:PASSWORD@GATEWAY:PORT (HTTPS_PROXY, HTTP_PROXY; percent-encode what is special in a URL).\nWho runs the gateway adds users with `htpasswd -B FILE USER`, where FILE is policy.users_file of pierhead.toml.\n",
@@ -181,6 +182,10 @@ impl Gateway {
             started,
         };
         access::write(&self.metrics, &line, 0, true);
+        if refused {
+            let mend = "htpasswd -B FILE USER adds a user, where FILE is policy.users_file";
+            self.metrics.live.denied(&line, said, mend);
+        }
         closing(response)
     }
 
@@ -235,6 +240,7 @@ impl Gateway {
                 line.outcome = Outcome::Denied;
                 line.status = 403;
                 access::write(&self.metrics, &line, 0, true);
+                self.metrics.live.denied(&line, &reason, &mend);
                 denied(&reason, &mend)
             }
             Action::Tunnel => match self
@@ -295,13 +301,17 @@ impl Gateway {
         };
         let (client, early) = client.into_parts();
         self.metrics.tunnels.inc();
-        let mut tunnel = Tunnel::new(client, target, &early, idle);
+        let live = &self.metrics.live;
+        let listed = live.tunnel(line.client, line.user.clone(), line.host.clone());
+        let shown = listed.moved().clone();
+        let mut tunnel = Tunnel::new(client, target, &early, idle, shown);
         let result = tokio::select! {
             result = &mut tunnel => result,
             // A tunnel has no requests to finish: it may go on until the drain's limit.
             () = async { ending.begun().await; std::future::pending().await } => Ok(()),
         };
         self.metrics.tunnels.dec();
+        drop(listed);
         let moved = tunnel.moved();
         self.metrics.tunnel_bytes.inc_by(moved.up + moved.down);
         line.outcome = Outcome::Tunnel;
@@ -324,6 +334,9 @@ impl Gateway {
         }
         line.status = status.as_u16();
         access::write(&self.metrics, &line, 0, true);
+        if line.outcome == Outcome::Denied {
+            self.metrics.live.denied(&line, &fault.message, "");
+        }
         closing(plain(status, format!("pierhead: {fault}\n")))
     }
 
@@ -334,6 +347,11 @@ impl Gateway {
         line.rule = answer.rule;
         line.repository = answer.repository;
         line.reference = answer.reference;
+        if line.outcome == Outcome::Denied {
+            self.metrics
+                .live
+                .denied(&line, &answer.reason, &answer.mend);
+        }
         let metrics = self.metrics.clone();
         answer
             .response

@@ -239,8 +239,11 @@ impl Access {
                 answer
             }
             Err(_) => {
-                self.upstream.health().was_silent(&endpoint.id);
-                Err(silent())
+                let silent = silent();
+                let health = self.upstream.health();
+                health.was_silent(&endpoint.id);
+                health.failed(&endpoint.name, silent.message.clone());
+                Err(silent)
             }
         }
     }

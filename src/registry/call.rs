@@ -58,6 +58,9 @@ pub struct Answer {
     pub response: Response<Body>,
     pub outcome: Outcome,
     pub rule: String,
+    /// Why it was denied, and what would allow it, where something does.
+    pub reason: String,
+    pub mend: String,
     pub repository: String,
     pub reference: String,
 }

@@ -57,6 +57,7 @@ pub struct Line {
 /// Writes `line` and counts it, with the body bytes that went out.
 pub fn write(metrics: &Metrics, line: &Line, bytes: u64, complete: bool) {
     metrics.request(&line.registry, line.outcome.as_str(), bytes);
+    metrics.history.request(line.outcome, bytes);
     let ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(
         target: "access",

@@ -1,5 +1,6 @@
 //! Every metric, named and explained here and nowhere else.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,16 +12,23 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::history::History;
+use super::live::Live;
+
 /// The gateway's metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What goes on now.
+    pub live: Arc<Live>,
+    /// What was done in each minute and hour.
+    pub history: History,
     requests: Family<RequestLabels, Counter>,
     served_bytes: Family<OutcomeLabels, Counter>,
     upstream_requests: Family<UpstreamLabels, Counter>,
     upstream_seconds: Family<RegistryLabels, Histogram>,
     downloads: Family<ResultLabels, Counter>,
-    pub upstream_bytes: Counter,
+    upstream_bytes: Counter,
     pub downloads_active: Gauge,
     pub resumes: Counter,
     pub evictions: Counter,
@@ -77,6 +85,8 @@ impl Metrics {
             Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running build", build);
         let mut metrics = Self {
+            live: Live::new(),
+            history: History::new(),
             requests: Family::default(),
             served_bytes: Family::default(),
             upstream_requests: Family::default(),
@@ -254,6 +264,12 @@ impl Metrics {
                 outcome: outcome.to_owned(),
             })
             .inc_by(bytes);
+    }
+
+    /// Counts blob bytes that came from upstream.
+    pub fn received(&self, bytes: u64) {
+        self.upstream_bytes.inc_by(bytes);
+        self.history.received(bytes);
     }
 
     pub fn upstream_request(&self, registry: &str, result: &str, seconds: f64) {

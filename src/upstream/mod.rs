@@ -4,7 +4,7 @@ mod client;
 mod connection;
 pub mod credentials;
 pub mod dial;
-mod health;
+pub mod health;
 pub mod identity;
 pub mod parent;
 mod redirect;
@@ -24,7 +24,7 @@ use http_body_util::{BodyExt, Limited};
 use self::client::HttpClient;
 pub use self::connection::Connection;
 use self::dial::{DialError, Dialer};
-use self::health::Health;
+use self::health::{Health, RateLimit};
 use self::identity::Scheme;
 use self::parent::ParentError;
 use self::token::Tokens;
@@ -249,7 +249,7 @@ impl Upstream {
         &self.via
     }
 
-    /// Which endpoints have lately kept a client waiting.
+    /// How registries have lately answered.
     pub fn health(&self) -> &Health {
         &self.health
     }
@@ -305,11 +305,21 @@ impl Upstream {
             Ok(response) => status_label(response.status()),
             Err(fault) => fault.kind.label(),
         };
+        let took = started.elapsed();
         self.metrics
-            .upstream_request(name, label, started.elapsed().as_secs_f64());
+            .upstream_request(name, label, took.as_secs_f64());
+        let failure = match &result {
+            Ok(response) => failure_status(response.status()),
+            Err(fault) => Some(fault.message.clone()),
+        };
+        match failure {
+            None => self.health.succeeded(name, took),
+            Some(why) => self.health.failed(name, why),
+        }
         let response = result?;
-        if let Some(left) = rate_limit_remaining(response.headers()) {
-            self.metrics.rate_limit_remaining(name, left);
+        if let Some(limit) = RateLimit::read(response.headers()) {
+            self.metrics.rate_limit_remaining(name, limit.remaining);
+            self.health.limited(name, limit);
         }
         let idle = way.idle;
         Ok(response.map(|body| Idle::new(body, idle, "upstream").boxed_unsync()))
@@ -412,9 +422,11 @@ fn bare_request(method: Method, uri: Uri, headers: HeaderMap) -> Request<Body> {
     request
 }
 
-fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
-    let value = headers.get("ratelimit-remaining")?.to_str().ok()?;
-    value.split(';').next()?.trim().parse().ok()
+/// What an answer says against the registry's health; nothing for an answer that is the client's own
+/// business, as a 404.
+fn failure_status(status: StatusCode) -> Option<String> {
+    let failed = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    failed.then(|| format!("it answered {status}"))
 }
 
 fn status_label(status: StatusCode) -> &'static str {
