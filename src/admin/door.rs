@@ -28,17 +28,16 @@ pub enum Rights {
 }
 
 /// Lets a request pass that may; its [`Rights`] go with it.
-pub async fn guard(
-    State(admin): State<Arc<Admin>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let rights = match rights(&admin, request.headers(), peer).await {
         Ok(rights) => rights,
         Err(refusal) => return refusal,
     };
-    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let changes = !matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
     if changes && rights == Rights::Look {
         return refused(
             StatusCode::FORBIDDEN,
@@ -77,9 +76,7 @@ async fn rights(
                 );
                 answer.headers_mut().insert(
                     header::WWW_AUTHENTICATE,
-                    header::HeaderValue::from_static(
-                        "Basic realm=\"pierhead\", charset=\"UTF-8\"",
-                    ),
+                    header::HeaderValue::from_static("Basic realm=\"pierhead\", charset=\"UTF-8\""),
                 );
                 Err(answer)
             }
@@ -150,10 +147,7 @@ mod tests {
             (&[("sec-fetch-site", "same-origin")], true),
             (&[("sec-fetch-site", "cross-site")], false),
             (&[("sec-fetch-site", "same-site")], false),
-            (
-                &[("host", "a:3129"), ("origin", "http://a:3129")],
-                true,
-            ),
+            (&[("host", "a:3129"), ("origin", "http://a:3129")], true),
             (&[("host", "a:3129"), ("origin", "http://b")], false),
             (&[("host", "a:3129"), ("origin", "null")], false),
         ] {

@@ -25,8 +25,6 @@ use self::door::Peer;
 use self::steering::Steering;
 use self::token::Token;
 use crate::cache::Cache;
-use crate::telemetry::history::History;
-use crate::telemetry::live::Live;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::users::Users;
@@ -39,12 +37,10 @@ pub struct Admin {
     pub cache: Arc<Cache>,
     pub warm: Arc<Warm>,
     pub upstream: Arc<Upstream>,
-    pub live: Arc<Live>,
-    pub history: Arc<History>,
     pub metrics: Arc<Metrics>,
     pub steering: Arc<dyn Steering>,
     /// `admin.users_file`.
-    pub users: Users,
+    pub users: Arc<Users>,
     pub token: Token,
     pub drain: Drain,
     /// Seconds since the epoch.
@@ -57,11 +53,9 @@ pub struct Parts {
     pub cache: Arc<Cache>,
     pub warm: Arc<Warm>,
     pub upstream: Arc<Upstream>,
-    pub live: Arc<Live>,
-    pub history: Arc<History>,
     pub metrics: Arc<Metrics>,
     pub steering: Arc<dyn Steering>,
-    pub users: Users,
+    pub users: Arc<Users>,
     pub token: Token,
     pub drain: Drain,
 }
@@ -74,8 +68,6 @@ impl Admin {
             cache: parts.cache,
             warm: parts.warm,
             upstream: parts.upstream,
-            live: parts.live,
-            history: parts.history,
             metrics: parts.metrics,
             steering: parts.steering,
             users: parts.users,

@@ -1,5 +1,6 @@
 //! The composition root: config → rooms → run → drain. Nothing is bound before everything is valid.
 
+mod helm;
 mod parts;
 mod reload;
 mod rooms;
@@ -15,19 +16,22 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use self::helm::Helm;
 pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers};
 use self::parts::{front, patience};
 pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;
 use self::summary::{Listening, summary};
 use self::watch::Watch;
-use crate::admin;
+use crate::admin::token::Token;
+use crate::admin::{self, Admin};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::connect::Gateway;
 use crate::listen::{self, Clients, Door};
 use crate::telemetry::metrics::Metrics;
 pub use crate::upstream::parent::Parent;
+use crate::users::Users;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -43,6 +47,7 @@ pub struct App {
     watch: Option<Watch>,
     signals: Signals,
     drain: Drain,
+    board: Arc<Admin>,
     metrics: Arc<Metrics>,
     summary: String,
 }
@@ -104,9 +109,37 @@ impl App {
             admin: admin.as_ref(),
         };
         let summary = summary(&config, &rooms, &listening)?;
+        let named = doors_of(&listening)?;
+        let address = match &admin {
+            Some(listener) => Some(listener.local_addr()?),
+            None => None,
+        };
         let patience = Arc::new(ArcSwap::from_pointee(patience(&config)));
         let clients = Clients::new(config.limits.connections_per_client);
+        let users = admin_users(&config, &rooms)?;
+        let token = Token::new()?;
+        if let Some(address) = address {
+            let dir = &config.cache.dir;
+            token
+                .leave(dir, &address.to_string())
+                .with_context(|| format!("the cache directory {}", dir.display()))?;
+        }
         let reloader = Reloader::new(config, &rooms, clients.clone(), patience.clone());
+        let drain = Drain::default();
+        let board = Admin::new(admin::Parts {
+            cache: rooms.cache.clone(),
+            warm: rooms.warm,
+            upstream: rooms.gateway.upstream.clone(),
+            metrics: rooms.metrics.clone(),
+            steering: Arc::new(Helm {
+                gateway: rooms.gateway.clone(),
+                reloader: reloader.clone(),
+                doors: named,
+            }),
+            users: Arc::new(users),
+            token,
+            drain: drain.clone(),
+        });
         Ok(Self {
             gateway: rooms.gateway,
             cache: rooms.cache,
@@ -117,7 +150,8 @@ impl App {
             reloader,
             watch,
             signals,
-            drain: Drain::default(),
+            drain,
+            board,
             metrics: rooms.metrics,
             summary,
         })
@@ -166,12 +200,8 @@ impl App {
             ));
         }
         if let Some(listener) = self.admin {
-            tokio::spawn(admin::serve(
-                listener,
-                self.metrics.clone(),
-                self.patience.clone(),
-                self.drain.clone(),
-            ));
+            tokio::spawn(self.board.users.clone().follow());
+            tokio::spawn(admin::serve(listener, self.board, self.patience.clone()));
         }
         tokio::select! {
             _ = terminate.recv() => {}
@@ -199,6 +229,30 @@ impl App {
         let _ = self.cache.index().flush().await;
         Ok(())
     }
+}
+
+/// Where clients reach the gateway.
+fn doors_of(listening: &Listening<'_>) -> anyhow::Result<Vec<String>> {
+    let mut doors = Vec::new();
+    for door in listening.doors {
+        let address = door.listener.local_addr()?;
+        let scheme = if door.front.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        doors.push(match address.ip().is_unspecified() {
+            true => format!("{scheme}://GATEWAY:{}", address.port()),
+            false => format!("{scheme}://{address}"),
+        });
+    }
+    Ok(doors)
+}
+
+/// `admin.users_file`.
+fn admin_users(config: &Config, rooms: &Rooms) -> anyhow::Result<Users> {
+    let users = Users::open(config.admin_users_file.as_deref(), rooms.metrics.clone());
+    Ok(users.map_err(Unusable::new)?)
 }
 
 /// Sockets and files take descriptors; the soft limit is for programs that use `select`.

@@ -18,11 +18,13 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Leaves, Notice};
 use crate::upstream::Upstream;
 use crate::users::Users;
+use crate::warm::Warm;
 
 /// What requests are answered with.
 pub struct Rooms {
     pub gateway: Arc<Gateway>,
     pub cache: Arc<Cache>,
+    pub warm: Arc<Warm>,
     pub metrics: Arc<Metrics>,
     /// The parent proxy, as it may be shown.
     pub parent: Option<String>,
@@ -87,9 +89,21 @@ impl Rooms {
             upstream,
             metrics: metrics.clone(),
         });
+        let judged = gateway.clone();
+        let in_force = move || {
+            let live = judged.live.load();
+            (live.policy.clone(), live.rules.clone())
+        };
+        let warm = Warm::new(
+            gateway.registries.clone(),
+            Arc::new(in_force),
+            cache.clone(),
+            metrics.clone(),
+        );
         Ok(Self {
             gateway,
             cache,
+            warm,
             metrics,
             parent: parent_place,
         })

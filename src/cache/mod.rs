@@ -267,6 +267,11 @@ impl Cache {
         views
     }
 
+    /// Bytes on disk, and the bound that holds for them.
+    pub fn used_of(&self) -> (u64, u64) {
+        (self.space.used(), self.space.bounds().max_size)
+    }
+
     /// How many downloads are under way.
     pub fn flights_under_way(&self) -> usize {
         self.flights().len()

@@ -123,6 +123,7 @@ const ROWS: &[Row] = &[
     row!(Reload "upstream.allow_private" upstream.allow_private),
     row!(Reload "upstream.resolve" upstream.resolve),
     row!(Reload "policy.default" policy.default),
+    row!(Restart "admin.users_file" admin_users_file),
     row!(Reload "policy.users_file" users_file),
     row!(Reload "policy.rule" policy.rules),
     row!(Reload "limits.client_headers" limits.client_headers),

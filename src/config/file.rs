@@ -20,6 +20,7 @@ pub struct File {
     pub builtin_registries: bool,
     pub watch_config: bool,
     pub listen: Listen,
+    pub admin: Admin,
     pub ca: Ca,
     pub cache: Cache,
     pub upstream: Upstream,
@@ -38,6 +39,12 @@ pub struct Listen {
     pub tls_certificate: Maybe<PathBuf>,
     pub tls_key: Maybe<PathBuf>,
     pub admin: Maybe<Bind>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    pub users_file: Maybe<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -211,6 +218,7 @@ impl Default for File {
             builtin_registries: true,
             watch_config: false,
             listen: Listen::default(),
+            admin: Admin::default(),
             ca: Ca::default(),
             cache: Cache::default(),
             upstream: Upstream::default(),

@@ -39,6 +39,7 @@ pub const KEYS: &[Key] = &[
     key("listen.tls_certificate", Kind::Text, "\"gateway.crt\""),
     key("listen.tls_key", Kind::Text, "\"gateway.key\""),
     key("listen.admin", Kind::Text, "\"127.0.0.1:3129\""),
+    key("admin.users_file", Kind::Text, "\"\""),
     key("ca.dir", Kind::Text, "\"ca\""),
     key("ca.certificate", Kind::Text, "\"company-ca.crt\""),
     key("ca.key", Kind::Text, "\"company-ca.key\""),

@@ -47,6 +47,8 @@ pub struct Config {
     pub cache: CacheConfig,
     pub upstream: UpstreamConfig,
     pub policy: PolicyConfig,
+    /// `admin.users_file`; `None`: whoever reaches the admin listener may look, this machine may change.
+    pub admin_users_file: Option<PathBuf>,
     /// `policy.users_file`; `None`: nobody is asked for a name.
     pub users_file: Option<PathBuf>,
     /// The `[[registry]]` entries, in the file's order.
@@ -394,6 +396,7 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
             default: file.policy.default,
             rules: file.policy.rule.into_iter().map(rule).collect(),
         },
+        admin_users_file: file.admin.users_file.0,
         users_file: file.policy.users_file.0,
         registries,
         logins,

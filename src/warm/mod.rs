@@ -19,14 +19,16 @@ pub use self::prefetch::PrefetchConfig;
 pub use self::pull::{Options, Platforms, Pulled};
 use crate::cache::Cache;
 use crate::policy::Policy;
-use crate::registry::Registries;
+use crate::registry::{Registries, RegistryRules};
 use crate::telemetry::metrics::Metrics;
 
+/// What requests are judged by at this moment.
+pub type InForce = Arc<dyn Fn() -> (Arc<Policy>, Arc<RegistryRules>) + Send + Sync>;
+
 /// Pulls images into the cache.
-#[derive(Debug)]
 pub struct Warm {
     registries: Arc<Registries>,
-    policy: Arc<Policy>,
+    in_force: InForce,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     jobs: Jobs,
@@ -37,13 +39,13 @@ pub struct Warm {
 impl Warm {
     pub fn new(
         registries: Arc<Registries>,
-        policy: Arc<Policy>,
+        in_force: InForce,
         cache: Arc<Cache>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
             registries,
-            policy,
+            in_force,
             cache,
             metrics,
             jobs: Jobs::default(),

@@ -141,9 +141,7 @@ pub(super) async fn import(
         refused: Vec::new(),
     };
     let refused = taken.refused.into_iter();
-    report.refused = refused
-        .map(|(image, why)| Refused { image, why })
-        .collect();
+    report.refused = refused.map(|(image, why)| Refused { image, why }).collect();
     for image in taken.images {
         let named = match admin.image_id(&image.name) {
             Ok(id) => admin
@@ -201,8 +199,8 @@ fn answer(export: Export, headers: &HeaderMap) -> Response {
     let etag = export.etag().to_owned();
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     // What was half fetched of another tar is of no use (RFC 9110 section 13.1.5).
-    let range = text(header::RANGE)
-        .filter(|_| text(header::IF_RANGE).is_none_or(|known| known == etag));
+    let range =
+        text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|known| known == etag));
     let wanted = Wanted::parse(range, total);
     let (status, start, end) = match wanted {
         Wanted::Full => (StatusCode::OK, 0, total),

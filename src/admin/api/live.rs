@@ -35,8 +35,10 @@ pub struct Download {
     pub total: Option<u64>,
     /// Clients that read it as it comes.
     pub followers: usize,
-    /// Seconds since it began.
-    pub seconds: f64,
+    /// Bytes a second since it began.
+    pub speed: u64,
+    /// Seconds since the epoch.
+    pub since: u64,
 }
 
 /// A tunnel that is open.
@@ -122,13 +124,14 @@ pub(super) async fn live(State(admin): State<Arc<Admin>>) -> Json<Now> {
 pub(super) async fn events(
     State(admin): State<Arc<Admin>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let bell = admin.live.bell();
+    let bell = admin.metrics.live.bell();
     let ending = admin.drain.clone();
     let events = stream::unfold((admin, bell, true), move |(admin, mut bell, first)| {
         let ending = ending.clone();
         async move {
             if !first {
-                let moves = admin.cache.flights_under_way() > 0 || !admin.live.tunnels().is_empty();
+                let moves =
+                    admin.cache.flights_under_way() > 0 || !admin.metrics.live.tunnels().is_empty();
                 let rung = async {
                     if bell.changed().await.is_err() || moves {
                         std::future::pending::<()>().await;
@@ -163,10 +166,10 @@ pub(super) async fn history(
     };
     let buckets = match (past.minutes, past.hours) {
         (Some(_), Some(_)) => return Err(Problem::bad("say minutes or hours, not both")),
-        (None, Some(hours)) => admin.history.hours(within(hours, 720, "hours")?),
+        (None, Some(hours)) => admin.metrics.history.hours(within(hours, 720, "hours")?),
         (minutes, None) => {
             let minutes = within(minutes.unwrap_or(60), 1440, "minutes")?;
-            admin.history.minutes(minutes)
+            admin.metrics.history.minutes(minutes)
         }
     };
     Ok(Json(History {
@@ -185,8 +188,23 @@ impl Admin {
         }
     }
 
+    pub(in crate::admin) fn downloads(&self) -> Vec<Download> {
+        let downloads = self.cache.downloads().into_iter();
+        let downloads = downloads.map(|download| Download {
+            digest: download.digest.to_string(),
+            registry: download.registry,
+            repository: download.repository,
+            done: download.written,
+            total: download.total,
+            followers: download.followers,
+            speed: download.speed,
+            since: seconds(download.since),
+        });
+        downloads.collect()
+    }
+
     pub(in crate::admin) fn tunnels(&self) -> Vec<Tunnel> {
-        let tunnels = self.live.tunnels().into_iter();
+        let tunnels = self.metrics.live.tunnels().into_iter();
         let tunnels = tunnels.map(|tunnel| Tunnel {
             id: tunnel.id,
             client: tunnel.client.to_string(),
@@ -200,7 +218,7 @@ impl Admin {
     }
 
     pub(in crate::admin) fn denials(&self) -> Vec<Denial> {
-        let denials = self.live.denials().into_iter();
+        let denials = self.metrics.live.denials().into_iter();
         let denials = denials.map(|denial| Denial {
             first: seconds(denial.first),
             last: seconds(denial.last),
@@ -237,7 +255,7 @@ impl From<Bucket> for Stretch {
 }
 
 /// Since the epoch.
-fn seconds(time: SystemTime) -> u64 {
+pub(in crate::admin) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

@@ -3,6 +3,11 @@
 //! Each handler carries its own part of the OpenAPI document, so the document cannot list what is not
 //! there. Errors are problem details (RFC 9457).
 
+#![allow(
+    unused_qualifications,
+    reason = "the macros that describe handlers write paths out"
+)]
+
 pub(super) mod cache;
 pub(super) mod carry;
 pub(super) mod images;

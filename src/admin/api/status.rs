@@ -1,5 +1,6 @@
 //! How the gateway is: what it is configured to do, how its registries are, what it has counted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,9 +9,11 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::live::seconds;
 use super::{Admin, Body, Problem};
 use crate::admin::steering::ReloadReport;
 use crate::policy::{AuthMode, Push};
+use crate::upstream::health::RegistryHealth;
 
 /// The gateway at a glance.
 #[derive(Debug, Serialize, ToSchema)]
@@ -132,7 +135,7 @@ pub(super) async fn reload(State(admin): State<Arc<Admin>>) -> Result<Json<Reloa
 
 impl Admin {
     pub(in crate::admin) fn status(&self) -> Status {
-        let counted = self.history.total();
+        let counted = self.metrics.history.total();
         let (cache_used, cache_max) = self.cache.used_of();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -142,7 +145,7 @@ impl Admin {
             cache_used,
             cache_max,
             downloads: self.cache.flights_under_way(),
-            tunnels: self.live.tunnels().len(),
+            tunnels: self.metrics.live.tunnels().len(),
             requests: counted.requests,
             hits: counted.hits,
             hit_ratio: counted.hit_ratio(),
@@ -152,7 +155,9 @@ impl Admin {
     }
 
     pub(in crate::admin) fn registries(&self) -> Vec<Registry> {
-        let mut health = self.health();
+        let health = self.upstream.health().report().into_iter();
+        let mut health: HashMap<String, Health> =
+            health.map(|one| (one.name.clone(), one.into())).collect();
         let policy = self.steering.policy();
         let listed = policy.registries().iter().map(|registry| Registry {
             name: registry.name.clone(),
@@ -172,5 +177,24 @@ impl Admin {
             health: health.remove(&registry.name),
         });
         listed.collect()
+    }
+}
+
+impl From<RegistryHealth> for Health {
+    fn from(health: RegistryHealth) -> Self {
+        let median = health.median.map(|after| after.as_millis());
+        Self {
+            requests: u64::from(health.requests),
+            failures: u64::from(health.failures),
+            median_ms: median.and_then(|ms| u64::try_from(ms).ok()),
+            last_success: health.last_success.map(seconds),
+            last_failure: health
+                .last_failure
+                .as_ref()
+                .map(|failed| seconds(failed.at)),
+            last_error: health.last_failure.map(|failed| failed.message),
+            rate_limit_remaining: health.rate_limit.map(|limit| limit.remaining),
+            rate_limit: health.rate_limit.and_then(|limit| limit.limit),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Form;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use maud::html;
 use serde::Deserialize;
@@ -84,9 +85,7 @@ pub async fn switch(
 
 pub async fn reload(State(admin): State<Arc<Admin>>) -> Result<Response, Failed> {
     let report = admin.steering.reload().await;
-    let report = report.map_err(|why| {
-        Problem::new(axum::http::StatusCode::CONFLICT, why)
-    })?;
+    let report = report.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
     let list = |title: &str, lines: &[String]| {
         html! {
             @if !lines.is_empty() { h2 { (title) } ul { @for line in lines { li { (line) } } } }

@@ -107,7 +107,12 @@ pub(super) fn assets() -> Router<Arc<Admin>> {
     Router::new()
         .route(
             "/assets/style.css",
-            get(|| asset("text/css; charset=utf-8", include_bytes!("../assets/style.css"))),
+            get(|| {
+                asset(
+                    "text/css; charset=utf-8",
+                    include_bytes!("../assets/style.css"),
+                )
+            }),
         )
         .route(
             "/assets/htmx.js",
@@ -176,7 +181,12 @@ fn framed(view: Option<View>, title: &str, body: Markup) -> Response {
 }
 
 /// Only the part that a script asked for, or the whole page for everybody else.
-fn part_or_page(headers: &HeaderMap, view: View, part: Markup, whole: impl FnOnce(Markup) -> Markup) -> Response {
+fn part_or_page(
+    headers: &HeaderMap,
+    view: View,
+    part: Markup,
+    whole: impl FnOnce(Markup) -> Markup,
+) -> Response {
     if headers.contains_key("hx-request") {
         return safe(Html(part.into_string()).into_response());
     }
@@ -209,7 +219,13 @@ fn back(to: &str) -> Response {
 }
 
 /// A form that does one thing, where the reader may.
-fn action(rights: Rights, path: &str, fields: &[(&str, &str)], label: &str, confirm: Option<&str>) -> Markup {
+fn action(
+    rights: Rights,
+    path: &str,
+    fields: &[(&str, &str)],
+    label: &str,
+    confirm: Option<&str>,
+) -> Markup {
     html! {
         @if rights == Rights::Change {
             form.action method="post" action=(path) {

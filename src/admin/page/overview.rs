@@ -47,9 +47,9 @@ pub async fn view(
 
 fn shown(admin: &Admin, span: &str) -> Markup {
     let buckets = match span {
-        "day" => admin.history.hours(24),
-        "month" => admin.history.hours(720),
-        _ => admin.history.minutes(60),
+        "day" => admin.metrics.history.hours(24),
+        "month" => admin.metrics.history.hours(720),
+        _ => admin.metrics.history.minutes(60),
     };
     let sum = |part: fn(&Bucket) -> u64| buckets.iter().map(part).sum::<u64>();
     let requests = sum(|b| b.counts.requests);

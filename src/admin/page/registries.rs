@@ -9,7 +9,10 @@ use maud::html;
 
 use super::{Admin, Rights, View, action, framed, words};
 
-pub async fn view(State(admin): State<Arc<Admin>>, Extension(rights): Extension<Rights>) -> Response {
+pub async fn view(
+    State(admin): State<Arc<Admin>>,
+    Extension(rights): Extension<Rights>,
+) -> Response {
     let registries = admin.registries();
     let body = html! {
         h1 { "Registries" }
