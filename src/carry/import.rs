@@ -117,7 +117,7 @@ async fn unpack(
         if !entry.header().entry_type().is_file() {
             continue;
         }
-        let size = entry.header().entry_size().map_err(ImportError::Tar)?;
+        let size = entry.effective_size();
         let path = entry.path().map_err(ImportError::Tar)?;
         let path = path.to_string_lossy();
         let path = path.trim_start_matches("./").to_owned();
