@@ -23,6 +23,7 @@ use crate::connect::Gateway;
 use crate::listen::{self, Clients, Door};
 use crate::telemetry::metrics::Metrics;
 pub use crate::upstream::parent::Parent;
+use crate::warm::{PrefetchConfig, Warm};
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -30,6 +31,8 @@ use crate::wire::pace::Patience;
 pub struct App {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
+    warm: Arc<Warm>,
+    prefetch: Vec<PrefetchConfig>,
     doors: Vec<Door>,
     admin: Option<TcpListener>,
     patience: Patience,
@@ -90,6 +93,8 @@ impl App {
         Ok(Self {
             gateway: rooms.gateway,
             cache: rooms.cache,
+            warm: rooms.warm,
+            prefetch: config.prefetch,
             doors,
             admin,
             patience: Patience {
@@ -120,6 +125,9 @@ impl App {
         let clients = self.clients;
         tokio::spawn(self.cache.clone().keep_house(self.offline_for));
         tokio::spawn(self.gateway.users.clone().follow());
+        for (at, entry) in self.prefetch.into_iter().enumerate() {
+            tokio::spawn(self.warm.clone().keep_warm(at + 1, entry));
+        }
         for door in self.doors {
             tokio::spawn(listen::accept(
                 door,

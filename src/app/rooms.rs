@@ -19,11 +19,13 @@ use crate::tls::{self, Leaves, Notice};
 use crate::upstream::Upstream;
 use crate::upstream::dial::Dialer;
 use crate::users::Users;
+use crate::warm::Warm;
 
 /// What requests are answered with.
 pub struct Rooms {
     pub gateway: Arc<Gateway>,
     pub cache: Arc<Cache>,
+    pub warm: Arc<Warm>,
     pub metrics: Arc<Metrics>,
     /// The parent proxy, as it may be shown.
     pub parent: Option<String>,
@@ -104,8 +106,15 @@ impl Rooms {
             robots(config, &policy),
         );
 
+        let policy = Arc::new(policy);
+        let warm = Warm::new(
+            registries.clone(),
+            policy.clone(),
+            cache.clone(),
+            metrics.clone(),
+        );
         let gateway = Arc::new(Gateway {
-            policy: Arc::new(policy),
+            policy,
             users: Arc::new(users),
             authority,
             leaves,
@@ -117,6 +126,7 @@ impl Rooms {
         Ok(Self {
             gateway,
             cache,
+            warm,
             metrics,
             parent: parent_place,
         })

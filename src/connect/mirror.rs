@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{Gateway, Peer};
 use crate::oci::error::{Code, OciError};
-use crate::policy::{Action, Target, Via};
+use crate::policy::{Action, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::users::Denied;
@@ -93,7 +93,7 @@ impl Gateway {
         if line.user.is_some() {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
-        let Some(target) = self.target(&meant.registry) else {
+        let Some(target) = self.policy.target_of(&meant.registry) else {
             let message = format!(
                 "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
                 meant.registry, meant.registry
@@ -137,21 +137,6 @@ impl Gateway {
         let body = self.request_body(request.into_body());
         let answer = self.registries.serve(asked, body).await;
         self.logged(answer, line, busy)
-    }
-
-    /// Where the registry of that name is asked.
-    fn target(&self, name: &str) -> Option<Target> {
-        let written: Target = name
-            .parse()
-            .or_else(|_| format!("{name}:443").parse())
-            .ok()?;
-        let port = name.parse::<Target>().ok().map(|target| target.port);
-        let registry = self.policy.registry_for(written.host.as_str(), port)?;
-        if registry.serves(&written.host) {
-            return Some(written);
-        }
-        let host = registry.hosts.iter().find_map(|host| host.exact())?;
-        Some(Target::new(host, written.port))
     }
 }
 

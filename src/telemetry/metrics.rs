@@ -35,6 +35,8 @@ pub struct Metrics {
     pub refusals: Counter,
     logins_refused: Family<RegistryLabels, Counter>,
     password_checks: Family<ResultLabels, Counter>,
+    prefetch_failures: Family<EntryLabels, Counter>,
+    prefetch_last_success: Family<EntryLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -62,6 +64,11 @@ struct RegistryLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabels {
     result: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EntryLabels {
+    entry: u64,
 }
 
 // === impl Metrics ===
@@ -96,6 +103,8 @@ impl Metrics {
             refusals: Counter::default(),
             logins_refused: Family::default(),
             password_checks: Family::default(),
+            prefetch_failures: Family::default(),
+            prefetch_last_success: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -206,6 +215,17 @@ impl Metrics {
             "Passwords of proxy users checked against policy.users_file, by result (right, wrong, busy); those remembered are not checked again",
             metrics.password_checks.clone(),
         );
+        r.register(
+            "prefetch_failures",
+            "Times an image of a [[prefetch]] entry could not be pulled, by the entry's number",
+            metrics.prefetch_failures.clone(),
+        );
+        r.register_with_unit(
+            "prefetch_last_success_timestamp",
+            "When all images of a [[prefetch]] entry were last pulled, by the entry's number, since the epoch",
+            Unit::Seconds,
+            metrics.prefetch_last_success.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -276,6 +296,22 @@ impl Metrics {
                 result: result.to_owned(),
             })
             .inc();
+    }
+
+    /// `entry` counts from one.
+    pub fn prefetch_failed(&self, entry: usize) {
+        let entry = entry as u64;
+        self.prefetch_failures
+            .get_or_create(&EntryLabels { entry })
+            .inc();
+    }
+
+    /// `at`: seconds since the epoch.
+    pub fn prefetched(&self, entry: usize, at: u64) {
+        let entry = entry as u64;
+        self.prefetch_last_success
+            .get_or_create(&EntryLabels { entry })
+            .set(i64::try_from(at).unwrap_or(i64::MAX));
     }
 
     pub fn handshake(&self, result: &str) {
