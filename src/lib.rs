@@ -28,5 +28,5 @@ pub mod telemetry; // metrics and logs; used by all
 pub mod tls; // the CA, its leaves, the roots that are trusted upstream
 pub mod upstream; // the network beyond: dialling, redirects, tokens
 pub mod users; // name and password to user: who may use the proxy
-pub mod warm; // images pulled before anybody asks
+pub mod warm; // images that are pulled before anybody asks
 pub mod wire; // the vocabulary of the wire; used by all // the command line

@@ -32,6 +32,7 @@ use crate::listen::{self, Clients, Door};
 use crate::telemetry::metrics::Metrics;
 pub use crate::upstream::parent::Parent;
 use crate::users::Users;
+use crate::warm::{PrefetchConfig, Warm};
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -39,6 +40,8 @@ use crate::wire::pace::Patience;
 pub struct App {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
+    warm: Arc<Warm>,
+    prefetch: Vec<PrefetchConfig>,
     doors: Vec<Door>,
     admin: Option<TcpListener>,
     patience: Arc<ArcSwap<Patience>>,
@@ -124,6 +127,7 @@ impl App {
                 .leave(dir, &address.to_string())
                 .with_context(|| format!("the cache directory {}", dir.display()))?;
         }
+        let prefetch = config.prefetch.clone();
         let reloader = Reloader::new(config, &rooms, clients.clone(), patience.clone());
         let drain = Drain::default();
         let board = Admin::new(admin::Parts {
@@ -143,6 +147,8 @@ impl App {
         Ok(Self {
             gateway: rooms.gateway,
             cache: rooms.cache,
+            warm: rooms.warm,
+            prefetch,
             doors,
             admin,
             patience,
@@ -189,6 +195,9 @@ impl App {
                 let _ = reloader.reload().await;
             }
         });
+        for (at, entry) in self.prefetch.into_iter().enumerate() {
+            tokio::spawn(self.warm.clone().keep_warm(at + 1, entry));
+        }
         for door in self.doors {
             tokio::spawn(listen::accept(
                 door,

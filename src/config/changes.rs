@@ -40,6 +40,8 @@ impl Config {
         self.ca = running.ca.clone();
         self.cache.dir = running.cache.dir.clone();
         self.log.format = running.log.format;
+        self.admin_users_file.clone_from(&running.admin_users_file);
+        self.prefetch.clone_from(&running.prefetch);
         self
     }
 }
@@ -133,6 +135,7 @@ const ROWS: &[Row] = &[
     row!(Reload "limits.drain" limits.drain),
     row!(Reload "limits.connections_per_client" limits.connections_per_client),
     row!(Reload "limits.manifest_size" limits.manifest_size),
+    row!(Restart "prefetch" prefetch),
     row!(Restart "log.format" log.format),
     row!(Reload "log.level" log.level),
 ];
@@ -242,6 +245,8 @@ mod tests {
         ("limits.drain", "7"),
         ("limits.connections_per_client", "7"),
         ("limits.manifest_size", "7"),
+        ("admin.users_file", "\"htpasswd\""),
+        ("prefetch", "[{ images = [\"alpine\"] }]"),
         ("log.format", "\"json\""),
         ("log.level", "\"debug\""),
         ("registry", "[{ host = \"a.test\" }]"),

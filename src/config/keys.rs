@@ -115,6 +115,14 @@ pub const KEYS: &[Key] = &[
     ),
     key("registry.enabled", Kind::Value, "true"),
     key("registry.url", Kind::Text, "\"https://mirror.example\""),
+    key("prefetch", Kind::Table, "[{ images = [\"alpine\"] }]"),
+    key(
+        "prefetch.images",
+        Kind::List,
+        "[\"alpine\", \"ghcr.io/org/app:1\"]",
+    ),
+    key("prefetch.platforms", Kind::List, "[\"linux/amd64\"]"),
+    key("prefetch.interval", Kind::Value, "\"1h\""),
 ];
 
 /// The key itself, or the one whose table the path lies in (`upstream.resolve` for one of its
@@ -130,8 +138,9 @@ pub fn key_of(path: &str) -> Option<&'static Key> {
 /// The keys that an environment variable may set: those of the entries of `[[registry]]` and
 /// `[[policy.rule]]` have no name of their own.
 pub fn overridable() -> impl Iterator<Item = &'static Key> {
+    let of_an_entry = ["registry.", "policy.rule.", "prefetch."];
     KEYS.iter()
-        .filter(|key| !key.path.starts_with("registry.") && !key.path.starts_with("policy.rule."))
+        .filter(move |key| !of_an_entry.iter().any(|entry| key.path.starts_with(entry)))
 }
 
 /// What to say about an unknown key.
@@ -224,6 +233,7 @@ mod tests {
             ("limits", "[limits]\nzzz = 1"),
             ("log", "[log]\nzzz = 1"),
             ("registry", "[[registry]]\nzzz = 1"),
+            ("prefetch", "[[prefetch]]\nzzz = 1"),
         ] {
             let error = toml::from_str::<File>(text).unwrap_err();
             let message = error.message();
@@ -245,6 +255,10 @@ mod tests {
                 "" => line,
                 "registry" if name != "host" => format!("[[registry]]\nhost = \"a\"\n{line}"),
                 "registry" => format!("[[registry]]\n{line}"),
+                "prefetch" if name != "images" => {
+                    format!("[[prefetch]]\nimages = [\"a\"]\n{line}")
+                }
+                "prefetch" => format!("[[prefetch]]\n{line}"),
                 "policy.rule" => {
                     let rest = [("action", "\"deny\""), ("hosts", "[\"a\"]")];
                     let rest = rest.iter().filter(|(n, _)| *n != name);

@@ -31,11 +31,13 @@ use self::file::File;
 pub use self::keys::{KEYS, Key, Kind};
 pub use self::parent::ParentConfig;
 use self::places::Places;
+use crate::oci::manifest::Platform;
 use crate::policy::{
     AddressGuard, AuthMode, Host, HostPattern, PolicyConfig, RegistryConfig, RuleConfig,
     same_registry,
 };
 use crate::upstream::credentials::LoginSource;
+use crate::warm::{Platforms, PrefetchConfig};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub struct Config {
     pub registries: Vec<RegistryConfig>,
     /// Where the gateway's own logins are kept, by the entry's host.
     pub logins: Vec<(HostPattern, LoginSource)>,
+    /// The `[[prefetch]]` entries, in the file's order.
+    pub prefetch: Vec<PrefetchConfig>,
     /// Whether the well-known public registries are answered.
     pub builtin_registries: bool,
     /// Whether a change of the file is taken up by itself.
@@ -399,6 +403,7 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
         admin_users_file: file.admin.users_file.0,
         users_file: file.policy.users_file.0,
         registries,
+        prefetch: file.prefetch.into_iter().map(prefetch).collect(),
         logins,
         builtin_registries: file.builtin_registries,
         watch_config: file.watch_config,
@@ -426,6 +431,18 @@ fn rule(rule: file::Rule) -> RuleConfig {
         ports: ports(rule.ports),
         clients: rule.clients.into_iter().map(|net| net.0.0).collect(),
         users: rule.users,
+    }
+}
+
+fn prefetch(entry: file::Prefetch) -> PrefetchConfig {
+    let platforms: Vec<Platform> = entry.platforms.into_iter().map(|one| one.0).collect();
+    PrefetchConfig {
+        images: entry.images.into_iter().map(|image| image.0).collect(),
+        platforms: match platforms.is_empty() {
+            true => Platforms::All,
+            false => Platforms::Only(platforms),
+        },
+        interval: entry.interval.0,
     }
 }
 

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{Gateway, Live, Peer};
 use crate::oci::error::{Code, OciError};
-use crate::policy::{Action, Policy, Target, Via};
+use crate::policy::{Action, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::users::Denied;
@@ -94,7 +94,7 @@ impl Gateway {
         if line.user.is_some() {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
-        let Some(target) = target(&live.policy, &meant.registry) else {
+        let Some(target) = live.policy.target_of(&meant.registry) else {
             let message = format!(
                 "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
                 meant.registry, meant.registry
@@ -141,21 +141,6 @@ impl Gateway {
         let answer = self.registries.serve(asked, body).await;
         self.logged(answer, line, busy)
     }
-}
-
-/// Where the registry of that name is asked.
-fn target(policy: &Policy, name: &str) -> Option<Target> {
-    let written: Target = name
-        .parse()
-        .or_else(|_| format!("{name}:443").parse())
-        .ok()?;
-    let port = name.parse::<Target>().ok().map(|target| target.port);
-    let registry = policy.registry_for(written.host.as_str(), port)?;
-    if registry.serves(&written.host) {
-        return Some(written);
-    }
-    let host = registry.hosts.iter().find_map(|host| host.exact())?;
-    Some(Target::new(host, written.port))
 }
 
 /// 401: a proxy user has to log in.

@@ -218,6 +218,21 @@ impl Policy {
             .cloned()
     }
 
+    /// Where the registry of that name, which may have a port, is asked.
+    pub fn target_of(&self, name: &str) -> Option<Target> {
+        let written: Target = name
+            .parse()
+            .or_else(|_| format!("{name}:443").parse())
+            .ok()?;
+        let port = name.parse::<Target>().ok().map(|target| target.port);
+        let registry = self.registry_for(written.host.as_str(), port)?;
+        if registry.serves(&written.host) {
+            return Some(written);
+        }
+        let host = registry.hosts.iter().find_map(|host| host.exact())?;
+        Some(Target::new(host, written.port))
+    }
+
     /// Every registry that is answered, in the order of precedence.
     pub fn registries(&self) -> &[Arc<Registry>] {
         &self.registries

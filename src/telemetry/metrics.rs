@@ -47,6 +47,8 @@ pub struct Metrics {
     reloads: Family<ResultLabels, Counter>,
     reload_success: Gauge,
     reload_time: Gauge,
+    prefetch_failures: Family<EntryLabels, Counter>,
+    prefetch_last_success: Family<EntryLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -74,6 +76,11 @@ struct RegistryLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabels {
     result: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EntryLabels {
+    entry: u64,
 }
 
 // === impl Metrics ===
@@ -113,6 +120,8 @@ impl Metrics {
             reloads: Family::default(),
             reload_success: Gauge::default(),
             reload_time: Gauge::default(),
+            prefetch_failures: Family::default(),
+            prefetch_last_success: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -240,6 +249,17 @@ impl Metrics {
             metrics.reload_time.clone(),
         );
         metrics.in_force_since_now();
+        r.register(
+            "prefetch_failures",
+            "Times an image of a [[prefetch]] entry could not be pulled, by the entry's number",
+            metrics.prefetch_failures.clone(),
+        );
+        r.register_with_unit(
+            "prefetch_last_success_timestamp",
+            "When all images of a [[prefetch]] entry were last pulled, by the entry's number, since the epoch",
+            Unit::Seconds,
+            metrics.prefetch_last_success.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -337,6 +357,22 @@ impl Metrics {
         let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         self.reload_success.set(1);
         self.reload_time.set(now);
+    }
+
+    /// `entry` counts from one.
+    pub fn prefetch_failed(&self, entry: usize) {
+        let entry = entry as u64;
+        self.prefetch_failures
+            .get_or_create(&EntryLabels { entry })
+            .inc();
+    }
+
+    /// `at`: seconds since the epoch.
+    pub fn prefetched(&self, entry: usize, at: u64) {
+        let entry = entry as u64;
+        self.prefetch_last_success
+            .get_or_create(&EntryLabels { entry })
+            .set(i64::try_from(at).unwrap_or(i64::MAX));
     }
 
     pub fn handshake(&self, result: &str) {

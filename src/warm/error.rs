@@ -31,9 +31,9 @@ pub enum PullError {
         source: ManifestError,
     },
     #[error(
-        "{digest} is of {media_type}, which is relayed but never cached; push the image anew with a client of this decade"
+        "{what} is of {media_type}, which is relayed but never cached; push the image anew with a client of this decade"
     )]
-    TooOld { digest: String, media_type: String },
+    TooOld { what: String, media_type: String },
     #[error("{image} has no image for {wanted}; it has {offered}")]
     NoPlatform {
         image: String,

@@ -6,6 +6,7 @@
 mod error;
 mod events;
 mod jobs;
+mod place;
 mod prefetch;
 mod pull;
 
