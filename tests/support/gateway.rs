@@ -172,9 +172,24 @@ impl Gateway {
     /// SIGHUP, and waits for what it says: the line of the log.
     pub async fn hangup(&self) -> String {
         let before = self.log.all("\"the configuration was ").len();
+        self.ask_to_reload();
+        self.log.nth("\"the configuration was ", before + 1).await
+    }
+
+    /// SIGHUP, and does not wait.
+    pub fn ask_to_reload(&self) {
         let child = self.child.as_ref().expect("it runs");
         signal("HUP", child.id());
-        self.log.nth("\"the configuration was ", before + 1).await
+    }
+
+    /// Waits until `/metrics` has this line.
+    pub async fn metric_becomes(&self, line: &str) {
+        within(30, async {
+            while !self.metrics().await.lines().any(|one| one == line) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Another configuration, which it must take.
