@@ -132,7 +132,7 @@ impl App {
         let drain = Drain::default();
         let board = Admin::new(admin::Parts {
             cache: rooms.cache.clone(),
-            warm: rooms.warm,
+            warm: rooms.warm.clone(),
             upstream: rooms.gateway.upstream.clone(),
             metrics: rooms.metrics.clone(),
             steering: Arc::new(Helm {

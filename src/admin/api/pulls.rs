@@ -171,7 +171,7 @@ impl From<Job> for Pull {
                     done,
                 })
                 .collect(),
-            started: job.started,
+            started: job.asked,
             ended: job.ended,
         }
     }

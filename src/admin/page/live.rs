@@ -68,7 +68,7 @@ fn pulls(jobs: &[Job]) -> Markup {
                             }
                         }
                         td { (words::bar(job.progress.done, job.progress.total, "pulled")) " " (words::bytes(job.progress.done)) " of " (words::bytes(job.progress.total)) }
-                        td { (words::ago(job.started)) }
+                        td { (words::ago(job.asked)) }
                     }
                 } }
             } }
