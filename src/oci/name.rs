@@ -66,7 +66,8 @@ impl FromStr for ImageName {
             "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
             _ => registry,
         };
-        let repository = match registry == DOCKER_HUB && !repository.contains('/') {
+        let official = registry == DOCKER_HUB && !repository.is_empty();
+        let repository = match official && !repository.contains('/') {
             true => format!("library/{repository}"),
             false => repository,
         };

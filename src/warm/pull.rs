@@ -30,15 +30,14 @@ pub enum Platforms {
 }
 
 /// How an image is pulled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     pub platforms: Platforms,
     /// Upstream is asked for the tag whatever `tag_ttl` says.
     pub refresh: bool,
     /// What refers to the image comes too: signatures, bills of material.
     pub referrers: bool,
-    /// `Authorization` of the one it is pulled for, to be marked sensitive; `None`: in the gateway's
-    /// own name.
+    /// `Authorization` of the one it is pulled for; `None`: in the gateway's own name.
     pub credentials: Option<HeaderValue>,
 }
 
@@ -52,6 +51,19 @@ pub struct Pulled {
     /// Bytes of all blobs, and of those that were not here before.
     pub bytes: u64,
     pub fetched: u64,
+}
+
+// === impl Options ===
+
+// The credentials stay secret.
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("platforms", &self.platforms)
+            .field("refresh", &self.refresh)
+            .field("referrers", &self.referrers)
+            .finish_non_exhaustive()
+    }
 }
 
 // === impl Warm ===

@@ -13,6 +13,7 @@ mod support;
 
 mod access;
 mod architecture;
+mod catalog;
 mod config;
 mod crash;
 mod deny;
@@ -43,3 +44,4 @@ mod tunnel;
 mod untrusted;
 mod users;
 mod variants;
+mod warm;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Filter, ImageId, ImageRow};
 use crate::cache::Cache;
 use crate::cache::index::images::Step;
-use crate::cache::index::{Index, IndexError, now_seconds};
+use crate::cache::index::{Index, IndexError, now_micros};
 use crate::oci::digest::Digest;
 use crate::oci::reference::{Reference, RepoName};
 use crate::store::{Key, Kind};
@@ -97,9 +97,8 @@ impl Cache {
         // Uses that are still in memory count.
         self.index.flush().await?;
         self.index.pins().ready().await;
-        let before = now_seconds()
-            .saturating_sub(unused_for.as_secs())
-            .saturating_mul(1_000_000);
+        let micros = u64::try_from(unused_for.as_micros()).unwrap_or(u64::MAX);
+        let before = now_micros().saturating_sub(micros);
         let mut removed = Removed::default();
         loop {
             let space = self.space.clone();

@@ -351,7 +351,8 @@ fn tag_record((digest, media_type, size, confirmed): (&str, &str, u64, u64)) -> 
     }
 }
 
-fn now_micros() -> u64 {
+/// Microseconds since the epoch.
+pub fn now_micros() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
