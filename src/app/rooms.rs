@@ -50,6 +50,7 @@ impl Rooms {
         let leaves = Arc::new(Leaves::new(authority.clone())?);
 
         let metrics = Arc::new(Metrics::new());
+        metrics.count_leaves(leaves.counter().clone());
         let users =
             Users::open(config.users_file.as_deref(), metrics.clone()).map_err(Unusable::new)?;
         for warning in strangers(config, &users) {
@@ -96,12 +97,16 @@ impl Rooms {
             revalidate_timeout: config.cache.revalidate_timeout,
             manifest_size: config.limits.manifest_size,
         };
+        let robots = robots(config, &policy);
+        for registry in robots.keys() {
+            metrics.has_login(registry);
+        }
         let registries = Registries::new(
             cache.clone(),
             upstream.clone(),
             Arc::new(access),
             rules,
-            robots(config, &policy),
+            robots,
         );
 
         let gateway = Arc::new(Gateway {

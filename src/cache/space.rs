@@ -286,7 +286,7 @@ impl Space {
                     debug!(digest = %key.digest, size, "evicted");
                     freed += on_disk(size);
                     self.forget(size);
-                    self.metrics.evictions.inc();
+                    self.metrics.evicted(size);
                     trash.push(file);
                 }
                 Ok(Removal::WasGone) => self.forget(size),
