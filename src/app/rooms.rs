@@ -50,6 +50,7 @@ impl Rooms {
         let leaves = Arc::new(Leaves::new(Arc::new(authority))?);
 
         let metrics = Arc::new(Metrics::new());
+        metrics.count_leaves(leaves.counter().clone());
         let users =
             Users::open(config.users_file.as_deref(), metrics.clone()).map_err(Unusable::new)?;
         for warning in strangers(config, |user| users.knows(user)) {
@@ -75,8 +76,12 @@ impl Rooms {
         )
         .with_context(|| format!("the cache directory {}", config.cache.dir.display()))?;
         let registries = Registries::new(cache.clone(), upstream.clone(), Arc::new(access));
+        let robots = robots(config, &policy);
+        for registry in robots.keys() {
+            metrics.has_login(registry);
+        }
         let live = Live {
-            rules: Arc::new(rules(config, robots(config, &policy))),
+            rules: Arc::new(rules(config, robots)),
             policy: Arc::new(policy),
             users: Arc::new(users),
             client_idle: config.limits.client_idle,

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +22,7 @@ use super::space::Reservation;
 use super::{Cache, reader::Reader};
 use crate::oci::digest::Digest;
 use crate::store::{Key, Mismatch, Spool};
+use crate::telemetry::metrics::Metrics;
 
 /// A download under way, as its followers see it.
 #[derive(Debug)]
@@ -34,8 +36,16 @@ pub struct Flight {
     file: OnceLock<Arc<File>>,
     state: watch::Sender<State>,
     since: (SystemTime, Instant),
-    /// One for each reader that follows.
-    followers: Arc<()>,
+    /// How many read along.
+    followers: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+/// A reader that follows: counted as long as this lives.
+#[derive(Debug)]
+pub(super) struct Follower {
+    count: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
 }
 
 /// A download under way, for a person who looks.
@@ -95,7 +105,12 @@ pub enum Failure {
 
 impl Flight {
     /// A download that [`Flight::run`] has yet to begin.
-    pub(super) fn new(digest: Digest, member: Vec<u8>, source: Arc<dyn Origin>) -> Arc<Self> {
+    pub(super) fn new(
+        digest: Digest,
+        member: Vec<u8>,
+        source: Arc<dyn Origin>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             digest,
             member,
@@ -103,7 +118,8 @@ impl Flight {
             file: OnceLock::new(),
             state: watch::Sender::new(State::default()),
             since: (SystemTime::now(), Instant::now()),
-            followers: Arc::new(()),
+            followers: Arc::default(),
+            metrics,
         })
     }
 
@@ -134,7 +150,7 @@ impl Flight {
             total: state.total,
             written: state.written,
             speed: (fetched / seconds) as u64,
-            followers: Arc::strong_count(&self.followers) - 1,
+            followers: self.followers.load(Ordering::Relaxed),
             since,
         }
     }
@@ -181,7 +197,7 @@ impl Flight {
             start,
             end,
             own,
-            self.followers.clone(),
+            Follower::new(&self.followers, &self.metrics),
         ))
     }
 
@@ -519,6 +535,26 @@ impl Flight {
         cache.end_flight(&self.digest);
         self.state
             .send_modify(|state| state.end = Some(End::Failed(failure)));
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    fn new(count: &Arc<AtomicUsize>, metrics: &Arc<Metrics>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        metrics.followers.inc();
+        Self {
+            count: count.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.followers.dec();
     }
 }
 

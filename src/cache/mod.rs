@@ -253,7 +253,7 @@ impl Cache {
         if let Some(flight) = flights.get(digest) {
             return (flight.clone(), false);
         }
-        let flight = Flight::new(digest.clone(), member, source);
+        let flight = Flight::new(digest.clone(), member, source, self.metrics.clone());
         flights.insert(digest.clone(), flight.clone());
         drop(flights);
         tokio::spawn(flight.clone().run(self.clone()));

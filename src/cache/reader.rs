@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, StreamBody};
 use rustix::io::ReadWriteFlags;
 use tokio::sync::watch;
 
-use super::flight::{End, Failure, State};
+use super::flight::{End, Failure, Follower, State};
 use super::open::Object;
 use super::origin::Origin;
 use super::passthrough::Passthrough;
@@ -39,7 +39,7 @@ enum Source {
         state: watch::Receiver<State>,
         own: Arc<dyn Origin>,
         /// Counted among the download's followers as long as this lives.
-        _counted: Arc<()>,
+        _counted: Follower,
     },
     Passing(Box<Passthrough>),
 }
@@ -64,7 +64,7 @@ impl Reader {
         start: u64,
         end: Option<u64>,
         own: Arc<dyn Origin>,
-        counted: Arc<()>,
+        counted: Follower,
     ) -> Self {
         Self {
             file: Some(file),

@@ -283,7 +283,7 @@ impl Space {
             let Some(gone) = self.remove(chosen).await else {
                 break;
             };
-            self.metrics.evictions.inc_by(gone.objects);
+            self.metrics.evicted(gone.objects, gone.bytes);
             freed += gone.bytes;
         }
         freed

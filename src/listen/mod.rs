@@ -82,6 +82,10 @@ pub async fn accept(
             }
             continue;
         };
+        metrics.connection_accepted(match front {
+            Some(_) => "proxy_tls",
+            None => "proxy",
+        });
         let _ = socket.set_nodelay(true);
         let peer = Peer {
             client,

@@ -95,6 +95,18 @@ where
 // === impl Outcome ===
 
 impl Outcome {
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Follow,
+        Self::Miss,
+        Self::Revalidated,
+        Self::Stale,
+        Self::Relay,
+        Self::Tunnel,
+        Self::Denied,
+        Self::Error,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

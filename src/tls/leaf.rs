@@ -37,7 +37,7 @@ pub struct Leaves {
     /// Everything but the certificate.
     template: ServerConfig,
     cache: Cache<ServerName<'static>, Arc<Entry>>,
-    minted: AtomicU64,
+    minted: Arc<AtomicU64>,
 }
 
 /// Why there is no leaf for a host.
@@ -90,7 +90,7 @@ impl Leaves {
             signer,
             template: template()?,
             cache: Cache::new(MAX_CACHED),
-            minted: AtomicU64::new(0),
+            minted: Arc::default(),
         })
     }
 
@@ -114,6 +114,11 @@ impl Leaves {
     /// How many leaves were minted so far.
     pub fn minted(&self) -> u64 {
         self.minted.load(Ordering::Relaxed)
+    }
+
+    /// Where they are counted, for who shows it.
+    pub fn counter(&self) -> &Arc<AtomicU64> {
+        &self.minted
     }
 
     fn server_config_at(

@@ -319,6 +319,9 @@ impl Upstream {
         let response = result?;
         if let Some(limit) = RateLimit::read(response.headers()) {
             self.metrics.rate_limit_remaining(name, limit.remaining);
+            if let Some(all) = limit.limit {
+                self.metrics.rate_limit(name, all);
+            }
             self.health.limited(name, limit);
         }
         let idle = way.idle;

@@ -25,6 +25,7 @@ mod impostors;
 mod lies;
 mod limits;
 mod login;
+mod metrics;
 mod mirror;
 mod offline;
 mod parent;
