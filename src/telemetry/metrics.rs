@@ -551,6 +551,9 @@ mod tests {
         metrics.rate_limit("ghcr.io", 100);
         metrics.rate_limit_remaining("ghcr.io", 76);
         metrics.login_refused("ghcr.io");
+        metrics.reloaded(true);
+        metrics.prefetch_failed(1);
+        metrics.prefetched(1, 1);
         metrics
     }
 

@@ -118,7 +118,7 @@ pub(super) async fn verify(
         let noting = task.clone();
         let verified = task
             .cache
-            .verify(move |checked| noting.verifying.note(&checked))
+            .verify(move |checked| noting.verifying.note(checked))
             .await;
         let mut now = task.verifying.now();
         now.running = false;
