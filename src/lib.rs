@@ -15,6 +15,7 @@
 pub mod admin; // the listener of those who run the gateway
 pub mod app; // config to a running gateway
 pub mod cache; // request to bytes, once: downloads, their followers, the index, the bound
+pub mod carry; // images across an air gap: one file out, one file in
 pub mod cli;
 pub mod config; // the file and the environment, parsed into each room's own terms
 pub mod connect; // verdict to bytes: tunnel, forward, intercept
@@ -27,4 +28,5 @@ pub mod telemetry; // metrics and logs; used by all
 pub mod tls; // the CA, its leaves, the roots that are trusted upstream
 pub mod upstream; // the network beyond: dialling, redirects, tokens
 pub mod users; // name and password to user: who may use the proxy
+pub mod warm; // images that are pulled before anybody asks
 pub mod wire; // the vocabulary of the wire; used by all // the command line

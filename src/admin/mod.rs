@@ -1,39 +1,110 @@
-//! The separate listener of those who run the gateway: health and metrics.
+//! The separate listener of those who run the gateway: health, metrics, the JSON API, the page.
 
+mod api;
+mod door;
 mod health;
+mod page;
+pub mod steering;
+pub mod token;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Router;
+use arc_swap::ArcSwap;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
+use axum::{Extension, Json, Router, middleware};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::api::cache::Verifying;
+use self::door::Peer;
+use self::steering::Steering;
+use self::token::Token;
+use crate::cache::Cache;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::Upstream;
+use crate::users::Users;
+use crate::warm::Warm;
 use crate::wire::drain::Drain;
 use crate::wire::pace::{Paced, Patience};
 
-#[derive(Clone)]
-struct Shared {
-    metrics: Arc<Metrics>,
-    drain: Drain,
+/// What the listener shows and steers.
+pub struct Admin {
+    pub cache: Arc<Cache>,
+    pub warm: Arc<Warm>,
+    pub upstream: Arc<Upstream>,
+    pub metrics: Arc<Metrics>,
+    pub steering: Arc<dyn Steering>,
+    /// `admin.users_file`.
+    pub users: Arc<Users>,
+    pub token: Token,
+    pub drain: Drain,
+    /// Seconds since the epoch.
+    pub started: u64,
+    verifying: Verifying,
+}
+
+/// What an [`Admin`] is made of.
+pub struct Parts {
+    pub cache: Arc<Cache>,
+    pub warm: Arc<Warm>,
+    pub upstream: Arc<Upstream>,
+    pub metrics: Arc<Metrics>,
+    pub steering: Arc<dyn Steering>,
+    pub users: Arc<Users>,
+    pub token: Token,
+    pub drain: Drain,
+}
+
+// === impl Admin ===
+
+impl Admin {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            cache: parts.cache,
+            warm: parts.warm,
+            upstream: parts.upstream,
+            metrics: parts.metrics,
+            steering: parts.steering,
+            users: parts.users,
+            token: parts.token,
+            drain: parts.drain,
+            started: now(),
+            verifying: Verifying::default(),
+        })
+    }
+
+    /// Everything the listener answers.
+    fn router(self: &Arc<Self>) -> Router {
+        let (api, document) = api::routes();
+        let described = Json(document);
+        let guarded = api
+            .route(
+                "/api/v1/openapi.json",
+                get(move || async move { described.clone() }),
+            )
+            .merge(page::routes())
+            // A file of images is as large as it is; every other body is small.
+            .layer(DefaultBodyLimit::max(LARGEST_BODY))
+            .layer(middleware::from_fn_with_state(self.clone(), door::guard));
+        Router::new()
+            .route("/healthz", get(health::healthz))
+            .route("/readyz", get(health::readyz))
+            .route("/metrics", get(health::metrics))
+            .merge(page::assets())
+            .merge(guarded)
+            .with_state(self.clone())
+    }
 }
 
 /// Serves until the drain begins.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patience, drain: Drain) {
-    let shared = Shared {
-        metrics,
-        drain: drain.clone(),
-    };
-    let router = Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .with_state(shared);
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSwap<Patience>>) {
+    let router = admin.router();
+    let drain = admin.drain.clone();
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -41,12 +112,13 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patie
             accepted = listener.accept() => accepted,
         };
         // Without a place, or a descriptor, it closes: whoever asks will ask again.
-        let (Ok((socket, _)), Ok(place)) = (accepted, places.clone().try_acquire_owned()) else {
+        let (Ok((socket, from)), Ok(place)) = (accepted, places.clone().try_acquire_owned()) else {
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let service = TowerToHyperService::new(router.clone());
+        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(from))));
         let ending = drain.clone();
+        let patience = **patience.load();
         drain.spawn(async move {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -68,5 +140,13 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, patience: Patie
     }
 }
 
+/// Seconds since the epoch.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
 const MOST_CONNECTIONS: usize = 256;
 const BREATH: Duration = Duration::from_millis(10);
+const LARGEST_BODY: usize = 1 << 20;

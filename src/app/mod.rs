@@ -1,28 +1,38 @@
 //! The composition root: config → rooms → run → drain. Nothing is bound before everything is valid.
 
+mod helm;
 mod parts;
+mod reload;
 mod rooms;
 mod summary;
+mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use anyhow::Context;
+use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
-use self::parts::front;
+use self::helm::Helm;
 pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers};
+use self::parts::{front, patience};
+pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;
 use self::summary::{Listening, summary};
-use crate::admin;
+use self::watch::Watch;
+use crate::admin::token::Token;
+use crate::admin::{self, Admin};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::connect::Gateway;
 use crate::listen::{self, Clients, Door};
 use crate::telemetry::metrics::Metrics;
 pub use crate::upstream::parent::Parent;
+use crate::users::Users;
+use crate::warm::{PrefetchConfig, Warm};
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -30,14 +40,17 @@ use crate::wire::pace::Patience;
 pub struct App {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
+    warm: Arc<Warm>,
+    prefetch: Vec<PrefetchConfig>,
     doors: Vec<Door>,
     admin: Option<TcpListener>,
-    patience: Patience,
+    patience: Arc<ArcSwap<Patience>>,
     clients: Arc<Clients>,
+    reloader: Arc<Reloader>,
+    watch: Option<Watch>,
     signals: Signals,
     drain: Drain,
-    drain_limit: Duration,
-    offline_for: Duration,
+    board: Arc<Admin>,
     metrics: Arc<Metrics>,
     summary: String,
 }
@@ -45,6 +58,7 @@ pub struct App {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 // === impl App ===
@@ -56,11 +70,22 @@ impl App {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         };
         raise_descriptors();
         for warning in &config.warnings {
             warn!("{warning}");
         }
+        let watch = match &config.file {
+            Some(file) if config.watch_config => Some(
+                Watch::begin(file).with_context(|| format!("cannot watch {}", file.display()))?,
+            ),
+            None if config.watch_config => {
+                warn!("watch_config is set, but there is no configuration file to watch");
+                None
+            }
+            _ => None,
+        };
         let rooms = Rooms::build(&config).await?;
         let front = front(&config, &rooms.gateway.leaves)?;
         let mut doors = Vec::new();
@@ -87,20 +112,52 @@ impl App {
             admin: admin.as_ref(),
         };
         let summary = summary(&config, &rooms, &listening)?;
+        let named = doors_of(&listening)?;
+        let address = match &admin {
+            Some(listener) => Some(listener.local_addr()?),
+            None => None,
+        };
+        let patience = Arc::new(ArcSwap::from_pointee(patience(&config)));
+        let clients = Clients::new(config.limits.connections_per_client);
+        let users = admin_users(&config, &rooms)?;
+        let token = Token::new()?;
+        if let Some(address) = address {
+            let dir = &config.cache.dir;
+            token
+                .leave(dir, &address.to_string())
+                .with_context(|| format!("the cache directory {}", dir.display()))?;
+        }
+        let prefetch = config.prefetch.clone();
+        let reloader = Reloader::new(config, &rooms, clients.clone(), patience.clone());
+        let drain = Drain::default();
+        let board = Admin::new(admin::Parts {
+            cache: rooms.cache.clone(),
+            warm: rooms.warm.clone(),
+            upstream: rooms.gateway.upstream.clone(),
+            metrics: rooms.metrics.clone(),
+            steering: Arc::new(Helm {
+                gateway: rooms.gateway.clone(),
+                reloader: reloader.clone(),
+                doors: named,
+            }),
+            users: Arc::new(users),
+            token,
+            drain: drain.clone(),
+        });
         Ok(Self {
             gateway: rooms.gateway,
             cache: rooms.cache,
+            warm: rooms.warm,
+            prefetch,
             doors,
             admin,
-            patience: Patience {
-                head: config.limits.client_headers,
-                idle: config.limits.client_idle,
-            },
-            clients: Clients::new(config.limits.connections_per_client),
+            patience,
+            clients,
+            reloader,
+            watch,
             signals,
-            drain: Drain::default(),
-            drain_limit: config.limits.drain,
-            offline_for: config.cache.offline_for,
+            drain,
+            board,
             metrics: rooms.metrics,
             summary,
         })
@@ -111,38 +168,56 @@ impl App {
         &self.summary
     }
 
+    /// Who takes a changed configuration.
+    pub fn reloader(&self) -> Arc<Reloader> {
+        self.reloader.clone()
+    }
+
     /// Serves until SIGTERM or SIGINT, then drains.
     pub async fn run(self) -> anyhow::Result<()> {
         let Signals {
             mut terminate,
             mut interrupt,
+            mut hangup,
         } = self.signals;
         let clients = self.clients;
-        tokio::spawn(self.cache.clone().keep_house(self.offline_for));
-        tokio::spawn(self.gateway.users.clone().follow());
+        let gateway = self.gateway.clone();
+        let offline_for = move || gateway.live.load().rules.offline_for;
+        tokio::spawn(self.cache.clone().keep_house(offline_for));
+        self.reloader.follow_users().await;
+        if let Some(watch) = self.watch {
+            tokio::spawn(watch.run(self.reloader.clone()));
+        }
+        let reloader = self.reloader.clone();
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                // The log and the metrics tell how it went.
+                let _ = reloader.reload().await;
+            }
+        });
+        for (at, entry) in self.prefetch.into_iter().enumerate() {
+            tokio::spawn(self.warm.clone().keep_warm(at + 1, entry));
+        }
         for door in self.doors {
             tokio::spawn(listen::accept(
                 door,
                 self.gateway.clone(),
-                self.patience,
+                self.patience.clone(),
                 clients.clone(),
                 self.drain.clone(),
                 self.metrics.clone(),
             ));
         }
         if let Some(listener) = self.admin {
-            tokio::spawn(admin::serve(
-                listener,
-                self.metrics.clone(),
-                self.patience,
-                self.drain.clone(),
-            ));
+            tokio::spawn(self.board.users.clone().follow());
+            tokio::spawn(admin::serve(listener, self.board, self.patience.clone()));
         }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!(limit = ?self.drain_limit, "draining: no new connections; what runs may finish");
+        let limit = self.reloader.config().limits.drain;
+        info!(?limit, "draining: no new connections; what runs may finish");
         let second = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -150,7 +225,7 @@ impl App {
             }
         };
         tokio::select! {
-            done = self.drain.finish(self.drain_limit) => {
+            done = self.drain.finish(limit) => {
                 if done {
                     info!("drained");
                 } else {
@@ -163,6 +238,30 @@ impl App {
         let _ = self.cache.index().flush().await;
         Ok(())
     }
+}
+
+/// Where clients reach the gateway.
+fn doors_of(listening: &Listening<'_>) -> anyhow::Result<Vec<String>> {
+    let mut doors = Vec::new();
+    for door in listening.doors {
+        let address = door.listener.local_addr()?;
+        let scheme = if door.front.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        doors.push(match address.ip().is_unspecified() {
+            true => format!("{scheme}://GATEWAY:{}", address.port()),
+            false => format!("{scheme}://{address}"),
+        });
+    }
+    Ok(doors)
+}
+
+/// `admin.users_file`.
+fn admin_users(config: &Config, rooms: &Rooms) -> anyhow::Result<Users> {
+    let users = Users::open(config.admin_users_file.as_deref(), rooms.metrics.clone());
+    Ok(users.map_err(Unusable::new)?)
 }
 
 /// Sockets and files take descriptors; the soft limit is for programs that use `select`.

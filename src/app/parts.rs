@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::cache::space::Bounds;
 use crate::config::Config;
-use crate::policy::{Host, NameConstraints, Policy};
+use crate::policy::{AddressGuard, Host, NameConstraints, Policy};
+use crate::registry::RegistryRules;
 use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice};
+use crate::upstream::Way;
 use crate::upstream::credentials::Credentials;
+use crate::upstream::dial::Dialer;
 use crate::upstream::parent::Parent;
-use crate::users::Users;
+use crate::wire::pace::Patience;
 
 /// The gateway's own logins, by the name of the registry they are for.
 pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentials>> {
@@ -30,6 +34,42 @@ pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentia
         }
     }
     robots
+}
+
+/// How everything beyond is reached.
+pub(super) fn way(config: &Config, tls: rustls::ClientConfig, parent: Option<Parent>) -> Way {
+    let dialer = Dialer::new(
+        AddressGuard::new(config.upstream.allow_private.clone()),
+        config.upstream.resolve.clone(),
+        config.limits.upstream_connect,
+    );
+    Way::new(tls, dialer.behind(parent), config.limits.upstream_idle)
+}
+
+pub(super) fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        max_size: config.cache.max_size,
+        min_free: config.cache.min_free,
+    }
+}
+
+/// How long clients may take.
+pub(super) fn patience(config: &Config) -> Patience {
+    Patience {
+        head: config.limits.client_headers,
+        idle: config.limits.client_idle,
+    }
+}
+
+/// What requests to registries are answered by.
+pub(super) fn rules(config: &Config, robots: HashMap<String, Arc<Credentials>>) -> RegistryRules {
+    RegistryRules {
+        tag_ttl: config.cache.tag_ttl,
+        offline_for: config.cache.offline_for,
+        revalidate_timeout: config.cache.revalidate_timeout,
+        manifest_size: config.limits.manifest_size,
+        robots,
+    }
 }
 
 /// The CA as configured, made or re-issued where it has to be.
@@ -81,10 +121,10 @@ pub fn ca_config(config: &Config, policy: &Policy) -> CaConfig {
 }
 
 /// Rules that name users whom nobody can be; worth a word, because the file may yet get them.
-pub fn strangers(config: &Config, users: &Users) -> Vec<String> {
+pub fn strangers(config: &Config, knows: impl Fn(&str) -> bool) -> Vec<String> {
     let mut told = Vec::new();
     for (at, rule) in config.policy.rules.iter().enumerate() {
-        for user in rule.users.iter().filter(|user| !users.knows(user)) {
+        for user in rule.users.iter().filter(|user| !knows(user)) {
             told.push(format!(
                 "policy.rule {} is for the user {user}, whom policy.users_file does not have",
                 at + 1

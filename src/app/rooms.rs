@@ -3,27 +3,28 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-use super::parts::{authority, parent, robots, strangers, via};
+use super::parts::{authority, bounds, parent, robots, rules, strangers, via, way};
 use super::{Parent, Unusable};
-use crate::cache::space::Bounds;
 use crate::cache::{Cache, CacheConfig};
 use crate::config::Config;
-use crate::connect::Gateway;
-use crate::policy::{AddressGuard, Policy};
+use crate::connect::{Gateway, Live};
+use crate::policy::Policy;
+use crate::registry::Registries;
 use crate::registry::access::Access;
-use crate::registry::{Registries, RegistryRules};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Leaves, Notice};
 use crate::upstream::Upstream;
-use crate::upstream::dial::Dialer;
 use crate::users::Users;
+use crate::warm::Warm;
 
 /// What requests are answered with.
 pub struct Rooms {
     pub gateway: Arc<Gateway>,
     pub cache: Arc<Cache>,
+    pub warm: Arc<Warm>,
     pub metrics: Arc<Metrics>,
     /// The parent proxy, as it may be shown.
     pub parent: Option<String>,
@@ -46,38 +47,24 @@ impl Rooms {
         }
         let (authority, notices) = authority(config, &policy)?;
         tell(&notices);
-        let authority = Arc::new(authority);
-        let leaves = Arc::new(Leaves::new(authority.clone())?);
+        let leaves = Arc::new(Leaves::new(Arc::new(authority))?);
 
         let metrics = Arc::new(Metrics::new());
+        metrics.count_leaves(leaves.counter().clone());
         let users =
             Users::open(config.users_file.as_deref(), metrics.clone()).map_err(Unusable::new)?;
-        for warning in strangers(config, &users) {
+        for warning in strangers(config, |user| users.knows(user)) {
             warn!("{warning}");
         }
         let via = via()?;
         let parent = parent(config, &client_tls, via.clone())?;
         let parent_place = parent.as_ref().map(Parent::place);
-        let dialer = Dialer::new(
-            AddressGuard::new(config.upstream.allow_private.clone()),
-            config.upstream.resolve.clone(),
-            config.limits.upstream_connect,
-        );
-        let dialer = Arc::new(dialer.behind(parent));
-        let upstream = Arc::new(Upstream::new(
-            client_tls,
-            dialer,
-            config.limits.upstream_idle,
-            via,
-            metrics.clone(),
-        ));
+        let way = way(config, client_tls, parent);
+        let upstream = Arc::new(Upstream::new(way, via, metrics.clone()));
 
         let cache_config = CacheConfig {
             dir: config.cache.dir.clone(),
-            bounds: Bounds {
-                max_size: config.cache.max_size,
-                min_free: config.cache.min_free,
-            },
+            bounds: bounds(config),
         };
         let cache = Cache::open(&cache_config, metrics.clone())?;
         cache.settle().await;
@@ -85,38 +72,43 @@ impl Rooms {
             &config.cache.dir,
             cache.index().clone(),
             upstream.clone(),
-            config.cache.revalidate_timeout,
-            config.cache.offline_for,
             metrics.clone(),
         )
         .with_context(|| format!("the cache directory {}", config.cache.dir.display()))?;
-        let rules = RegistryRules {
-            tag_ttl: config.cache.tag_ttl,
-            offline_for: config.cache.offline_for,
-            revalidate_timeout: config.cache.revalidate_timeout,
-            manifest_size: config.limits.manifest_size,
-        };
-        let registries = Registries::new(
-            cache.clone(),
-            upstream.clone(),
-            Arc::new(access),
-            rules,
-            robots(config, &policy),
-        );
-
-        let gateway = Arc::new(Gateway {
+        let registries = Registries::new(cache.clone(), upstream.clone(), Arc::new(access));
+        let robots = robots(config, &policy);
+        for registry in robots.keys() {
+            metrics.has_login(registry);
+        }
+        let live = Live {
+            rules: Arc::new(rules(config, robots)),
             policy: Arc::new(policy),
             users: Arc::new(users),
-            authority,
+            client_idle: config.limits.client_idle,
+        };
+
+        let gateway = Arc::new(Gateway {
+            live: ArcSwap::from_pointee(live),
             leaves,
             registries,
             upstream,
             metrics: metrics.clone(),
-            client_idle: config.limits.client_idle,
         });
+        let judged = gateway.clone();
+        let in_force = move || {
+            let live = judged.live.load();
+            (live.policy.clone(), live.rules.clone())
+        };
+        let warm = Warm::new(
+            gateway.registries.clone(),
+            Arc::new(in_force),
+            cache.clone(),
+            metrics.clone(),
+        );
         Ok(Self {
             gateway,
             cache,
+            warm,
             metrics,
             parent: parent_place,
         })

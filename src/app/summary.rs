@@ -38,10 +38,11 @@ pub(super) fn summary(
     if let Some(parent) = &rooms.parent {
         text.push_str(&format!("  parent  {parent}\n"));
     }
+    let authority = rooms.gateway.leaves.authority();
     text.push_str(&format!(
         "  CA      {}  sha256 {}\n",
-        rooms.gateway.authority.path().display(),
-        rooms.gateway.authority.fingerprint()
+        authority.path().display(),
+        authority.fingerprint()
     ));
     text.push_str(&format!(
         "  cache   {}, at most {}, tags fresh for {}\n",
@@ -49,8 +50,8 @@ pub(super) fn summary(
         human(config.cache.max_size),
         humantime::format_duration(config.cache.tag_ttl),
     ));
-    let names: Vec<&str> = rooms
-        .gateway
+    let live = rooms.gateway.live.load();
+    let names: Vec<&str> = live
         .policy
         .registries()
         .iter()

@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::Cache;
 use super::space::Reservation;
-use crate::oci::digest::Digest;
+use crate::oci::digest::{Algorithm, Digest};
 use crate::store::{Key, Upload};
 
 /// An upload's bytes so far. Where the disk does not take them the push goes on without.
@@ -60,7 +60,7 @@ impl Cache {
     pub async fn capture(self: &Arc<Self>) -> Option<Capture> {
         let room = self.space.reserve(0).await.ok()?;
         let store = self.store.clone();
-        let upload = tokio::task::spawn_blocking(move || store.upload()).await;
+        let upload = tokio::task::spawn_blocking(move || store.upload(Algorithm::Sha256)).await;
         match upload {
             Ok(Ok(upload)) => Some(Capture {
                 upload: Some(upload),

@@ -6,8 +6,9 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Response;
@@ -21,6 +22,7 @@ use super::space::Reservation;
 use super::{Cache, reader::Reader};
 use crate::oci::digest::Digest;
 use crate::store::{Key, Mismatch, Spool};
+use crate::telemetry::metrics::Metrics;
 
 /// A download under way, as its followers see it.
 #[derive(Debug)]
@@ -33,6 +35,35 @@ pub struct Flight {
     sources: Mutex<Vec<Arc<dyn Origin>>>,
     file: OnceLock<Arc<File>>,
     state: watch::Sender<State>,
+    since: (SystemTime, Instant),
+    /// How many read along.
+    followers: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+/// A reader that follows: counted as long as this lives.
+#[derive(Debug)]
+pub(super) struct Follower {
+    count: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+/// A download under way, for a person who looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownloadView {
+    pub digest: Digest,
+    /// The registry's configured name.
+    pub registry: String,
+    pub repository: String,
+    /// Bytes of the whole, where upstream says so.
+    pub total: Option<u64>,
+    /// Bytes that are on disk.
+    pub written: u64,
+    /// Bytes a second since it began, without what an earlier try had left.
+    pub speed: u64,
+    /// Clients that read along at this moment.
+    pub followers: usize,
+    pub since: SystemTime,
 }
 
 /// How far it has come.
@@ -44,6 +75,8 @@ pub struct State {
     pub total: Option<u64>,
     /// Bytes in the file.
     pub written: u64,
+    /// Bytes of them that an earlier try had left.
+    pub found: u64,
     pub end: Option<End>,
 }
 
@@ -72,13 +105,21 @@ pub enum Failure {
 
 impl Flight {
     /// A download that [`Flight::run`] has yet to begin.
-    pub(super) fn new(digest: Digest, member: Vec<u8>, source: Arc<dyn Origin>) -> Arc<Self> {
+    pub(super) fn new(
+        digest: Digest,
+        member: Vec<u8>,
+        source: Arc<dyn Origin>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             digest,
             member,
             sources: Mutex::new(vec![source]),
             file: OnceLock::new(),
             state: watch::Sender::new(State::default()),
+            since: (SystemTime::now(), Instant::now()),
+            followers: Arc::default(),
+            metrics,
         })
     }
 
@@ -92,6 +133,25 @@ impl Flight {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() < MOST_SOURCES {
             sources.push(source);
+        }
+    }
+
+    /// How far it is.
+    pub fn view(&self) -> DownloadView {
+        let (source, _) = self.source(0);
+        let state = self.state.borrow();
+        let (since, began) = self.since;
+        let fetched = state.written.saturating_sub(state.found) as f64;
+        let seconds = began.elapsed().as_secs_f64().max(0.001);
+        DownloadView {
+            digest: self.digest.clone(),
+            registry: source.registry().to_owned(),
+            repository: source.repository().to_owned(),
+            total: state.total,
+            written: state.written,
+            speed: (fetched / seconds) as u64,
+            followers: self.followers.load(Ordering::Relaxed),
+            since,
         }
     }
 
@@ -137,6 +197,7 @@ impl Flight {
             start,
             end,
             own,
+            Follower::new(&self.followers, &self.metrics),
         ))
     }
 
@@ -157,6 +218,7 @@ impl Flight {
     /// Downloads, verifies, commits. Owned by a task of its own.
     pub(super) async fn run(self: Arc<Self>, cache: Arc<Cache>) {
         cache.metrics.downloads_active.inc();
+        cache.metrics.live.ring();
         let _end = EndInAnyCase {
             flight: self.clone(),
             cache: cache.clone(),
@@ -180,6 +242,8 @@ impl Flight {
             )),
             Ok(spool) => {
                 room.wrote(spool.written());
+                self.state
+                    .send_modify(|state| state.found = spool.written());
                 if resumed && spool.written() > 0 {
                     info!(digest = %self.digest, at = spool.written(), "resuming a broken download");
                 }
@@ -388,7 +452,7 @@ impl Flight {
                     Some(Err(e)) => ended = Some(Err(broken(e.to_string()))),
                     Some(Ok(frame)) => {
                         let Ok(mut data) = frame.into_data() else { continue };
-                        cache.metrics.upstream_bytes.inc_by(data.len() as u64);
+                        cache.metrics.received(data.len() as u64);
                         let drop = skip.min(data.len() as u64);
                         skip -= drop;
                         // `drop` is at most the chunk's own length.
@@ -471,6 +535,26 @@ impl Flight {
         cache.end_flight(&self.digest);
         self.state
             .send_modify(|state| state.end = Some(End::Failed(failure)));
+    }
+}
+
+// === impl Follower ===
+
+impl Follower {
+    fn new(count: &Arc<AtomicUsize>, metrics: &Arc<Metrics>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        metrics.followers.inc();
+        Self {
+            count: count.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.followers.dec();
     }
 }
 

@@ -1,11 +1,13 @@
 //! Request to bytes, once: the only door to the store.
 
 pub mod capture;
+pub mod catalog;
 pub mod flight;
 pub mod index;
 mod open;
 pub mod origin;
 pub mod passthrough;
+pub mod put;
 pub mod reader;
 pub mod space;
 
@@ -18,13 +20,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use self::flight::Flight;
+use self::flight::{DownloadView, Flight};
 use self::index::Index;
 pub use self::open::Object;
 use self::open::{OpenObjects, Removal};
 use self::origin::Origin;
 use self::space::{Bounds, Reservation, Space};
 use crate::oci::digest::Digest;
+use crate::oci::manifest::Children;
 use crate::store::{Key, Kind, Partial, Spool, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::turns::Turns;
@@ -73,9 +76,6 @@ impl Cache {
             open.clone(),
             metrics.clone(),
         );
-        metrics
-            .cache_max_bytes
-            .set(i64::try_from(config.bounds.max_size).unwrap_or(i64::MAX));
         Ok(Arc::new(Self {
             store,
             index,
@@ -94,9 +94,10 @@ impl Cache {
     }
 
     /// Sweeps now and then; tags and grants are kept for `offline_for`. Never ends.
-    pub async fn keep_house(self: Arc<Self>, offline_for: Duration) {
+    pub async fn keep_house(self: Arc<Self>, offline_for: impl Fn() -> Duration) {
         if self.index.wants_rebuild() {
             self.rebuild().await;
+            self.protect().await;
         }
         let mut every = tokio::time::interval(SWEEP_EVERY);
         let mut pruned = Instant::now();
@@ -107,12 +108,19 @@ impl Cache {
             if pruned.elapsed() >= PRUNE_EVERY {
                 pruned = Instant::now();
                 // What counts for nothing any more, not even while upstream is away.
-                let age = offline_for.max(PRUNE_EVERY).as_secs();
+                let age = offline_for().max(PRUNE_EVERY).as_secs();
                 self.index
                     .prune(index::now_seconds().saturating_sub(age))
                     .await;
+                // Tags that moved on let go of what they stood for.
+                self.protect().await;
             }
         }
+    }
+
+    /// Holds the directory to other bounds from here on; ends when what may go has gone.
+    pub async fn keep_within(&self, bounds: Bounds) {
+        self.space.keep_within(bounds).await;
     }
 
     /// The directory's index: tags, members and grants live there too.
@@ -155,6 +163,10 @@ impl Cache {
         .ok()?
         .inspect_err(|e| warn!(%digest, error = %e, "a cached manifest cannot be read"))
         .ok()?;
+        if self.index.children(&key).is_none() {
+            let children = Children::parse(&bytes);
+            self.index.set_children(digest, &children).await;
+        }
         let media_type = match self.index.object(&key) {
             Some(info) if !info.media_type.is_empty() => info.media_type,
             _ => crate::oci::manifest::sniff(&bytes)?,
@@ -213,9 +225,12 @@ impl Cache {
                 .await
         };
         match kept.await {
-            Ok(()) => self
-                .manifests
-                .insert(manifest.digest.clone(), manifest.clone()),
+            Ok(()) => {
+                let children = Children::parse(&manifest.bytes);
+                self.index.set_children(&manifest.digest, &children).await;
+                self.manifests
+                    .insert(manifest.digest.clone(), manifest.clone());
+            }
             Err(e) => warn!(digest = %manifest.digest, error = %e, "a manifest could not be kept"),
         }
     }
@@ -238,14 +253,26 @@ impl Cache {
         if let Some(flight) = flights.get(digest) {
             return (flight.clone(), false);
         }
-        let flight = Flight::new(digest.clone(), member, source);
+        let flight = Flight::new(digest.clone(), member, source, self.metrics.clone());
         flights.insert(digest.clone(), flight.clone());
         drop(flights);
         tokio::spawn(flight.clone().run(self.clone()));
         (flight, true)
     }
 
-    /// Downloads under way.
+    /// Downloads under way, the oldest first.
+    pub fn downloads(&self) -> Vec<DownloadView> {
+        let mut views: Vec<DownloadView> = self.flights().values().map(|f| f.view()).collect();
+        views.sort_by_key(|view| view.since);
+        views
+    }
+
+    /// Bytes on disk, and the bound that holds for them.
+    pub fn used_of(&self) -> (u64, u64) {
+        (self.space.used(), self.space.bounds().max_size)
+    }
+
+    /// How many downloads are under way.
     pub fn flights_under_way(&self) -> usize {
         self.flights().len()
     }
@@ -335,6 +362,7 @@ impl Cache {
     fn end_flight(&self, digest: &Digest) {
         if self.flights().remove(digest).is_some() {
             self.metrics.downloads_active.dec();
+            self.metrics.live.ring();
         }
     }
 
@@ -343,8 +371,58 @@ impl Cache {
     }
 
     /// Settles what the last process left; to be done before the first request. As long as that
-    /// process had downloads under way, not as long as the cache is large.
-    pub async fn settle(&self) {
+    /// process had downloads under way, not as long as the cache is large; what takes longer goes on in
+    /// the background.
+    pub async fn settle(self: &Arc<Self>) {
+        self.settle_partials().await;
+        let cache = self.clone();
+        tokio::spawn(async move {
+            if cache.index.wants_to_learn() {
+                cache.learn_children().await;
+            }
+            cache.protect().await;
+        });
+    }
+
+    /// Finds out what the pinned images protect.
+    async fn protect(&self) {
+        self.index.begin_to_protect().await;
+        let index = self.index.clone();
+        let _ = tokio::task::spawn_blocking(move || index.protect()).await;
+    }
+
+    /// Reads from every manifest that an older version kept what it refers to.
+    async fn learn_children(&self) {
+        let index = self.index.clone();
+        let listed = tokio::task::spawn_blocking(move || index.unlearnt()).await;
+        for key in listed.unwrap_or_default() {
+            self.learn(&key).await;
+        }
+        let _ = self.index.learnt().await;
+    }
+
+    async fn learn(&self, key: &Key) {
+        let (store, at) = (self.store.clone(), key.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            use std::io::Read;
+            let mut bytes = Vec::new();
+            match store.open_object(&at) {
+                Ok(Some((mut file, _))) => file.read_to_end(&mut bytes).map(|_| bytes),
+                Ok(None) => Ok(bytes),
+                Err(e) => Err(e),
+            }
+        });
+        match read.await {
+            Ok(Ok(bytes)) => {
+                let children = Children::parse(&bytes);
+                self.index.set_children(&key.digest, &children).await;
+            }
+            Ok(Err(e)) => warn!(digest = %key.digest, error = %e, "a manifest cannot be read"),
+            Err(_) => {}
+        }
+    }
+
+    async fn settle_partials(&self) {
         let store = self.store.clone();
         let partials = match tokio::task::spawn_blocking(move || store.partials()).await {
             Ok(Ok(partials)) => partials,
@@ -414,7 +492,10 @@ impl Cache {
 
     async fn adopt(&self, key: Key, size: u64) {
         self.space.adopt(size);
-        self.index.adopt(key, size).await;
+        self.index.adopt(key.clone(), size).await;
+        if key.kind == Kind::Manifest {
+            self.learn(&key).await;
+        }
     }
 }
 

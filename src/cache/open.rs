@@ -68,10 +68,14 @@ impl OpenObjects {
             return Ok(Removal::InUse);
         }
         open.remove(key);
-        Ok(match store.take_out(key)? {
-            Some(trash) => Removal::Gone(trash),
-            None => Removal::WasGone,
-        })
+        take_out(store, key)
+    }
+
+    /// The same even if somebody reads it: who does reads on, and nobody else opens it any more.
+    pub fn remove_at_once(&self, store: &Store, key: &Key) -> io::Result<Removal> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(key);
+        take_out(store, key)
     }
 }
 
@@ -82,6 +86,13 @@ pub enum Removal {
     /// To be dropped where blocking is no harm.
     Gone(Trash),
     WasGone,
+}
+
+fn take_out(store: &Store, key: &Key) -> io::Result<Removal> {
+    Ok(match store.take_out(key)? {
+        Some(trash) => Removal::Gone(trash),
+        None => Removal::WasGone,
+    })
 }
 
 const SWEEP_AT: usize = 1024;

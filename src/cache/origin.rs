@@ -15,6 +15,12 @@ pub trait Origin: fmt::Debug + Send + Sync + 'static {
     /// Asks for the bytes from `offset` on. Every call starts at the registry, so that an expired
     /// redirect or token is renewed.
     fn fetch(&self, offset: u64) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+
+    /// The registry's configured name, for who looks on.
+    fn registry(&self) -> &str;
+
+    /// The repository it is asked through.
+    fn repository(&self) -> &str;
 }
 
 /// The head of an upstream's answer, and its body to come.

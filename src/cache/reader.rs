@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, StreamBody};
 use rustix::io::ReadWriteFlags;
 use tokio::sync::watch;
 
-use super::flight::{End, Failure, State};
+use super::flight::{End, Failure, Follower, State};
 use super::open::Object;
 use super::origin::Origin;
 use super::passthrough::Passthrough;
@@ -38,6 +38,8 @@ enum Source {
         digest: Digest,
         state: watch::Receiver<State>,
         own: Arc<dyn Origin>,
+        /// Counted among the download's followers as long as this lives.
+        _counted: Follower,
     },
     Passing(Box<Passthrough>),
 }
@@ -62,12 +64,18 @@ impl Reader {
         start: u64,
         end: Option<u64>,
         own: Arc<dyn Origin>,
+        counted: Follower,
     ) -> Self {
         Self {
             file: Some(file),
             at: start,
             end,
-            source: Source::Growing { digest, state, own },
+            source: Source::Growing {
+                digest,
+                state,
+                own,
+                _counted: counted,
+            },
         }
     }
 
@@ -111,8 +119,12 @@ impl Reader {
 
     /// The disk gave up: the rest comes from upstream, still verified where the whole is read.
     async fn go_on_alone(&mut self) -> io::Result<Option<Bytes>> {
-        let (Source::Growing { digest, own, state }, Some(file)) =
-            (&self.source, self.file.clone())
+        let (
+            Source::Growing {
+                digest, own, state, ..
+            },
+            Some(file),
+        ) = (&self.source, self.file.clone())
         else {
             return Ok(None);
         };

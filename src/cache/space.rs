@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tracing::{debug, warn};
 
 use super::index::{Index, on_disk};
@@ -33,10 +34,18 @@ pub struct NoSpace {
     why: String,
 }
 
+/// What was taken out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gone {
+    pub objects: u64,
+    /// On disk.
+    pub bytes: u64,
+}
+
 /// The ledger of one cache directory.
 #[derive(Debug)]
 pub struct Space {
-    bounds: Bounds,
+    bounds: ArcSwap<Bounds>,
     store: Arc<Store>,
     index: Arc<Index>,
     open: Arc<OpenObjects>,
@@ -78,7 +87,7 @@ impl Space {
     ) -> Arc<Self> {
         let used = AtomicU64::new(index.used_at_open());
         let space = Arc::new(Self {
-            bounds,
+            bounds: ArcSwap::from_pointee(bounds),
             store,
             index,
             open,
@@ -90,6 +99,21 @@ impl Space {
         });
         space.report();
         space
+    }
+
+    /// The limits it keeps.
+    pub fn bounds(&self) -> Bounds {
+        **self.bounds.load()
+    }
+
+    /// From here on these hold. What is over them goes, and what is being read or downloaded when it no
+    /// longer is.
+    pub async fn keep_within(&self, bounds: Bounds) {
+        self.bounds.store(Arc::new(bounds));
+        self.report();
+        if let Err(e) = self.make_room(0).await {
+            debug!(error = %e, "the cache is over its new bounds for now");
+        }
     }
 
     /// Bytes that objects, downloads and the index take.
@@ -191,20 +215,20 @@ impl Space {
     async fn make_room(&self, bytes: u64) -> Result<(), NoSpace> {
         let _turn = self.making_room.lock().await;
         let no = |why: String| NoSpace { wanted: bytes, why };
-        if bytes.saturating_add(self.overhead()) > self.bounds.max_size {
-            return Err(no(format!("cache.max_size is {}", self.bounds.max_size)));
+        let bounds = **self.bounds.load();
+        if bytes > 0 && bytes.saturating_add(self.overhead()) > bounds.max_size {
+            return Err(no(format!("cache.max_size is {}", bounds.max_size)));
         }
         let mut freed_for_disk = 0;
         loop {
             let over = self
                 .used()
                 .saturating_add(bytes)
-                .saturating_sub(self.bounds.max_size);
+                .saturating_sub(bounds.max_size);
             let free = self.store.free().map_err(|e| no(e.to_string()))?;
             let spoken_for = self.pending.load(Ordering::Relaxed);
             // Some file systems give space back only a while after a file went.
-            let short = self
-                .bounds
+            let short = bounds
                 .min_free
                 .saturating_add(bytes)
                 .saturating_add(spoken_for)
@@ -238,12 +262,12 @@ impl Space {
             }
             freed += self.drop_parked(&digest);
         }
+        // Right after a start it may not be known yet what must stay.
+        self.index.pins().ready().await;
         // The order must know the uses that are still in memory.
         let _ = self.index.flush().await;
         while freed < needed {
-            let cold = self
-                .index
-                .coldest(EVICT_BATCH, |key| !self.open.is_open(key));
+            let cold = self.index.coldest(EVICT_BATCH, |key| self.may_go(key));
             let mut enough = freed;
             let chosen: Vec<(Key, u64)> = cold
                 .into_iter()
@@ -259,14 +283,36 @@ impl Space {
             let Some(gone) = self.remove(chosen).await else {
                 break;
             };
-            freed += gone;
+            self.metrics.evicted(gone.objects, gone.bytes);
+            freed += gone.bytes;
         }
         freed
     }
 
-    /// Takes objects out of the index and then off the disk, so that whoever downloads one of them
-    /// anew meets no late word about the old one. `None` where the index takes no change.
-    async fn remove(&self, chosen: Vec<(Key, u64)>) -> Option<u64> {
+    /// Whether an object may go of itself: nobody reads it, and it is no pinned image's.
+    pub fn may_go(&self, key: &Key) -> bool {
+        !self.open.is_open(key) && !self.index.pins().protects(key)
+    }
+
+    /// Takes objects that nobody reads out of the index and then off the disk, so that whoever
+    /// downloads one of them anew meets no late word about the old one. `None` where the index takes no
+    /// change.
+    pub async fn remove(&self, chosen: Vec<(Key, u64)>) -> Option<Gone> {
+        self.take_out(chosen, |key| self.open.remove(&self.store, key))
+            .await
+    }
+
+    /// The same for objects that may be being read: who does reads on, and nobody else begins to.
+    pub async fn remove_at_once(&self, chosen: Vec<(Key, u64)>) -> Option<Gone> {
+        self.take_out(chosen, |key| self.open.remove_at_once(&self.store, key))
+            .await
+    }
+
+    async fn take_out(
+        &self,
+        chosen: Vec<(Key, u64)>,
+        take: impl Fn(&Key) -> std::io::Result<Removal>,
+    ) -> Option<Gone> {
         let mut going = Vec::new();
         for (key, size) in chosen {
             if self.store.mark(&key).is_ok() {
@@ -278,15 +324,15 @@ impl Space {
             // The marks stay: the next start sorts it out.
             return None;
         }
-        let mut freed = 0;
+        let mut gone = Gone::default();
         let mut trash = Vec::new();
         for (key, size) in going {
-            match self.open.remove(&self.store, &key) {
+            match take(&key) {
                 Ok(Removal::Gone(file)) => {
-                    debug!(digest = %key.digest, size, "evicted");
-                    freed += on_disk(size);
+                    debug!(digest = %key.digest, size, "taken out");
+                    gone.objects += 1;
+                    gone.bytes += on_disk(size);
                     self.forget(size);
-                    self.metrics.evictions.inc();
                     trash.push(file);
                 }
                 Ok(Removal::WasGone) => self.forget(size),
@@ -300,7 +346,7 @@ impl Space {
             let _ = self.store.settle(&key);
         }
         let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
-        Some(freed)
+        Some(gone)
     }
 
     fn drop_parked(&self, digest: &Digest) -> u64 {
@@ -320,6 +366,8 @@ impl Space {
     fn report(&self) {
         let used = i64::try_from(self.used()).unwrap_or(i64::MAX);
         self.metrics.cache_bytes.set(used);
+        let most = i64::try_from(self.bounds.load().max_size).unwrap_or(i64::MAX);
+        self.metrics.cache_max_bytes.set(most);
     }
 }
 

@@ -55,7 +55,7 @@ impl Check {
             return Err(Misused("--user explains a HOST; name one".to_owned()).into());
         }
         let mut text = String::from("The configuration is good.\n");
-        let strangers = app::strangers(&config, &users);
+        let strangers = app::strangers(&config, |user| users.knows(user));
         for warning in config.warnings.iter().chain(&warnings).chain(&strangers) {
             text.push_str(&format!("Note: {warning}\n"));
         }

@@ -108,13 +108,7 @@ fn policy(config: &Config) -> Policy {
 }
 
 fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
-    // Only ours: what others put into the environment need not be text.
-    let ours = std::env::vars_os().filter_map(|(name, value)| {
-        let name = name.into_string().ok()?;
-        name.starts_with("PIERHEAD_")
-            .then(|| (name, value.to_string_lossy().into_owned()))
-    });
-    Config::load(file, ours)
+    Config::load_here(file)
 }
 
 /// Prints to standard output; a reader that has gone is no error.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::units::{Bind, Fixed, Limit, Maybe, Net, Period, Secret, Size, Text, Url};
+use crate::oci::manifest::Platform;
+use crate::oci::name::ImageName;
 use crate::policy::{
     AuthMode, Fallback, Host, HostPattern, Patterns, Push, RuleAction, TagTtl, Target,
 };
@@ -18,7 +20,9 @@ use crate::policy::{
 #[serde(default, deny_unknown_fields)]
 pub struct File {
     pub builtin_registries: bool,
+    pub watch_config: bool,
     pub listen: Listen,
+    pub admin: Admin,
     pub ca: Ca,
     pub cache: Cache,
     pub upstream: Upstream,
@@ -26,6 +30,7 @@ pub struct File {
     pub limits: Limits,
     pub log: Log,
     pub registry: Vec<Registry>,
+    pub prefetch: Vec<Prefetch>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +42,12 @@ pub struct Listen {
     pub tls_certificate: Maybe<PathBuf>,
     pub tls_key: Maybe<PathBuf>,
     pub admin: Maybe<Bind>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    pub users_file: Maybe<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +165,17 @@ pub struct Registry {
     pub url: Maybe<Url>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prefetch {
+    #[serde(deserialize_with = "some_images")]
+    pub images: Vec<Text<ImageName>>,
+    #[serde(default, deserialize_with = "some_platforms")]
+    pub platforms: Vec<Text<Platform>>,
+    #[serde(default = "hourly")]
+    pub interval: Limit,
+}
+
 /// Fixed addresses by `host` or `host:port`.
 pub type Resolve = HashMap<String, (IpAddr, Option<u16>)>;
 
@@ -208,7 +230,9 @@ impl Default for File {
     fn default() -> Self {
         Self {
             builtin_registries: true,
+            watch_config: false,
             listen: Listen::default(),
+            admin: Admin::default(),
             ca: Ca::default(),
             cache: Cache::default(),
             upstream: Upstream::default(),
@@ -216,6 +240,7 @@ impl Default for File {
             limits: Limits::default(),
             log: Log::default(),
             registry: Vec::new(),
+            prefetch: Vec::new(),
         }
     }
 }
@@ -275,6 +300,10 @@ impl Default for Limits {
 
 fn yes() -> bool {
     true
+}
+
+fn hourly() -> Limit {
+    Limit(Duration::from_secs(3600))
 }
 
 // === policy's types, as text ===
@@ -337,6 +366,27 @@ fn some_users<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Erro
             "an empty list names no user; leave the key out to mean every user",
         )),
         false => Ok(users),
+    }
+}
+
+fn some_images<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Text<ImageName>>, D::Error> {
+    let images = Vec::<Text<ImageName>>::deserialize(from)?;
+    match images.is_empty() {
+        true => Err(de::Error::custom(
+            "an empty list names no image; say for example [\"alpine\"], or leave the entry out",
+        )),
+        false => Ok(images),
+    }
+}
+
+/// An empty list here would read as "none" and mean "all".
+fn some_platforms<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Text<Platform>>, D::Error> {
+    let platforms = Vec::<Text<Platform>>::deserialize(from)?;
+    match platforms.is_empty() {
+        true => Err(de::Error::custom(
+            "an empty list names no platform; leave the key out to mean all of them",
+        )),
+        false => Ok(platforms),
     }
 }
 

@@ -32,12 +32,14 @@ pub enum Kind {
 /// All keys, in the order of PRODUCT.md section 2.
 pub const KEYS: &[Key] = &[
     key("builtin_registries", Kind::Value, "true"),
+    key("watch_config", Kind::Value, "false"),
     key("listen.proxy", Kind::List, "[\"127.0.0.1:3128\"]"),
     key("listen.proxy_tls", Kind::List, "[\"0.0.0.0:3130\"]"),
     key("listen.names", Kind::List, "[\"gateway.corp.example\"]"),
     key("listen.tls_certificate", Kind::Text, "\"gateway.crt\""),
     key("listen.tls_key", Kind::Text, "\"gateway.key\""),
     key("listen.admin", Kind::Text, "\"127.0.0.1:3129\""),
+    key("admin.users_file", Kind::Text, "\"\""),
     key("ca.dir", Kind::Text, "\"ca\""),
     key("ca.certificate", Kind::Text, "\"company-ca.crt\""),
     key("ca.key", Kind::Text, "\"company-ca.key\""),
@@ -113,6 +115,14 @@ pub const KEYS: &[Key] = &[
     ),
     key("registry.enabled", Kind::Value, "true"),
     key("registry.url", Kind::Text, "\"https://mirror.example\""),
+    key("prefetch", Kind::Table, "[{ images = [\"alpine\"] }]"),
+    key(
+        "prefetch.images",
+        Kind::List,
+        "[\"alpine\", \"ghcr.io/org/app:1\"]",
+    ),
+    key("prefetch.platforms", Kind::List, "[\"linux/amd64\"]"),
+    key("prefetch.interval", Kind::Value, "\"1h\""),
 ];
 
 /// The key itself, or the one whose table the path lies in (`upstream.resolve` for one of its
@@ -128,8 +138,9 @@ pub fn key_of(path: &str) -> Option<&'static Key> {
 /// The keys that an environment variable may set: those of the entries of `[[registry]]` and
 /// `[[policy.rule]]` have no name of their own.
 pub fn overridable() -> impl Iterator<Item = &'static Key> {
+    let of_an_entry = ["registry.", "policy.rule.", "prefetch."];
     KEYS.iter()
-        .filter(|key| !key.path.starts_with("registry.") && !key.path.starts_with("policy.rule."))
+        .filter(move |key| !of_an_entry.iter().any(|entry| key.path.starts_with(entry)))
 }
 
 /// What to say about an unknown key.
@@ -222,6 +233,7 @@ mod tests {
             ("limits", "[limits]\nzzz = 1"),
             ("log", "[log]\nzzz = 1"),
             ("registry", "[[registry]]\nzzz = 1"),
+            ("prefetch", "[[prefetch]]\nzzz = 1"),
         ] {
             let error = toml::from_str::<File>(text).unwrap_err();
             let message = error.message();
@@ -243,6 +255,10 @@ mod tests {
                 "" => line,
                 "registry" if name != "host" => format!("[[registry]]\nhost = \"a\"\n{line}"),
                 "registry" => format!("[[registry]]\n{line}"),
+                "prefetch" if name != "images" => {
+                    format!("[[prefetch]]\nimages = [\"a\"]\n{line}")
+                }
+                "prefetch" => format!("[[prefetch]]\n{line}"),
                 "policy.rule" => {
                     let rest = [("action", "\"deny\""), ("hosts", "[\"a\"]")];
                     let rest = rest.iter().filter(|(n, _)| *n != name);

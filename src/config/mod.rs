@@ -5,6 +5,7 @@
 //! else `/etc/pierhead/pierhead.toml`, else none: every key has a default. Relative paths in it
 //! are relative to the working directory. The environment comes over the file.
 
+mod changes;
 mod env;
 mod error;
 mod file;
@@ -23,17 +24,20 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use self::changes::Change;
 use self::env::Environment;
 pub use self::error::{ConfigError, KeyPath, Origin};
 use self::file::File;
 pub use self::keys::{KEYS, Key, Kind};
 pub use self::parent::ParentConfig;
 use self::places::Places;
+use crate::oci::manifest::Platform;
 use crate::policy::{
     AddressGuard, AuthMode, Host, HostPattern, PolicyConfig, RegistryConfig, RuleConfig,
     same_registry,
 };
 use crate::upstream::credentials::LoginSource;
+use crate::warm::{Platforms, PrefetchConfig};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug)]
@@ -45,14 +49,20 @@ pub struct Config {
     pub cache: CacheConfig,
     pub upstream: UpstreamConfig,
     pub policy: PolicyConfig,
+    /// `admin.users_file`; `None`: whoever reaches the admin listener may look, this machine may change.
+    pub admin_users_file: Option<PathBuf>,
     /// `policy.users_file`; `None`: nobody is asked for a name.
     pub users_file: Option<PathBuf>,
     /// The `[[registry]]` entries, in the file's order.
     pub registries: Vec<RegistryConfig>,
     /// Where the gateway's own logins are kept, by the entry's host.
     pub logins: Vec<(HostPattern, LoginSource)>,
+    /// The `[[prefetch]]` entries, in the file's order.
+    pub prefetch: Vec<PrefetchConfig>,
     /// Whether the well-known public registries are answered.
     pub builtin_registries: bool,
+    /// Whether a change of the file is taken up by itself.
+    pub watch_config: bool,
     pub limits: LimitsConfig,
     pub log: LogConfig,
     /// What the owner should hear at the start, though it stops nothing.
@@ -155,6 +165,23 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let usual = ["pierhead.toml", "/etc/pierhead/pierhead.toml"];
         Self::load_from(path, &usual.map(Path::new), env)
+    }
+
+    /// The same with the environment of this process.
+    pub fn load_here(path: Option<&Path>) -> Result<Self, ConfigError> {
+        // Only ours: what others put into the environment need not be text.
+        let ours = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            name.starts_with("PIERHEAD_")
+                .then(|| (name, value.to_string_lossy().into_owned()))
+        });
+        Self::load(path, ours)
+    }
+
+    /// Reads it anew from where it came from. A file that is gone is an error: the defaults are not
+    /// what its owner wanted.
+    pub fn load_again(&self) -> Result<Self, ConfigError> {
+        Self::load_here(self.file.as_deref())
     }
 
     fn load_from(
@@ -373,10 +400,13 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
             default: file.policy.default,
             rules: file.policy.rule.into_iter().map(rule).collect(),
         },
+        admin_users_file: file.admin.users_file.0,
         users_file: file.policy.users_file.0,
         registries,
+        prefetch: file.prefetch.into_iter().map(prefetch).collect(),
         logins,
         builtin_registries: file.builtin_registries,
+        watch_config: file.watch_config,
         limits: LimitsConfig {
             client_headers: limits.client_headers.0,
             client_idle: limits.client_idle.0,
@@ -401,6 +431,18 @@ fn rule(rule: file::Rule) -> RuleConfig {
         ports: ports(rule.ports),
         clients: rule.clients.into_iter().map(|net| net.0.0).collect(),
         users: rule.users,
+    }
+}
+
+fn prefetch(entry: file::Prefetch) -> PrefetchConfig {
+    let platforms: Vec<Platform> = entry.platforms.into_iter().map(|one| one.0).collect();
+    PrefetchConfig {
+        images: entry.images.into_iter().map(|image| image.0).collect(),
+        platforms: match platforms.is_empty() {
+            true => Platforms::All,
+            false => Platforms::Only(platforms),
+        },
+        interval: entry.interval.0,
     }
 }
 

@@ -7,7 +7,7 @@ use super::units::{Net, Secret};
 use crate::policy::Host;
 
 /// A parent proxy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentConfig {
     /// Its address, with the login: `http`, `https` or `socks5`.
     pub url: Secret,

@@ -41,6 +41,7 @@ fn seconds(seconds: u64) -> Duration {
 /// PRODUCT.md section 2, without what this version refuses.
 const EXAMPLE: &str = r#"
 builtin_registries = true
+watch_config = true
 
 [listen]
 proxy     = ["127.0.0.1:3128"]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Gateway, Peer, denied, plain, shown};
+use super::{Gateway, Live, Peer, denied, plain, shown};
 use crate::policy::{Action, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{self, Line, Outcome};
@@ -19,6 +19,7 @@ impl Gateway {
     pub(super) async fn forward(
         self: Arc<Self>,
         request: Request<Incoming>,
+        live: Arc<Live>,
         peer: &Peer,
         user: Option<String>,
         started: Instant,
@@ -58,11 +59,12 @@ impl Gateway {
             started,
         };
         let user = line.user.as_deref();
-        let verdict = self.policy.decide(peer.client, user, Via::Http, &target);
+        let verdict = live.policy.decide(peer.client, user, Via::Http, &target);
         match verdict.action {
             Action::Deny { reason, mend } => {
                 line.rule = verdict.rule.to_string();
                 access::write(&self.metrics, &line, 0, true);
+                self.metrics.live.denied(&line, &reason, &mend);
                 denied(&reason, &mend)
             }
             Action::Intercept(site) => {
@@ -77,16 +79,18 @@ impl Gateway {
                     headers: request.headers().clone(),
                     client: peer.client,
                     site,
+                    rules: live.rules.clone(),
                     mirror: false,
+                    refresh: false,
                     name_prefix: String::new(),
                     realm: Some(format!("http://{}{TOKEN_PATH}", shown(&target, Via::Http))),
                 };
-                let body = self.request_body(request.into_body());
+                let body = live.request_body(request.into_body());
                 let answer = self.registries.serve(asked, body).await;
                 self.logged(answer, line, busy)
             }
             Action::Tunnel => {
-                let request = request.map(|body| self.request_body(body));
+                let request = request.map(|body| live.request_body(body));
                 let answer = match self.upstream.send("forward", request).await {
                     Ok(mut response) => {
                         headers::strip_hop_by_hop(response.headers_mut());
@@ -98,7 +102,8 @@ impl Gateway {
                             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, Outcome::Error),
                             _ => (StatusCode::BAD_GATEWAY, Outcome::Error),
                         };
-                        Answer::new(plain(status, format!("pierhead: {fault}\n")), outcome)
+                        let said = format!("pierhead: {fault}\n");
+                        Answer::new(plain(status, said), outcome).because(&fault.message, "")
                     }
                 };
                 let rule = match answer.outcome {

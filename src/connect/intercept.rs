@@ -14,11 +14,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{Gateway, LARGEST_HEAD, Peer, plain, shown, upgraded};
+use super::{Gateway, LARGEST_HEAD, Live, Peer, plain, shown, upgraded};
 use crate::oci::error::{Code, OciError};
-use crate::policy::{Site, Target, Via};
+use crate::policy::{Action, Site, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::upstream::Endpoint;
@@ -31,12 +32,23 @@ use crate::wire::socket::Socket;
 /// An intercepted connection, as its requests see it.
 struct Inside {
     gateway: Arc<Gateway>,
-    site: Arc<Site>,
     target: Target,
-    endpoint: Endpoint,
     peer: Peer,
+    /// What the CONNECT was judged by.
+    live: Arc<Live>,
+    /// What came of that.
+    place: Place,
+    /// A reload has made an end of it: what runs finishes.
+    over: CancellationToken,
     /// What the client's TLS named, when it is not the target.
     misnamed: Option<String>,
+}
+
+/// What a request is answered as.
+#[derive(Clone)]
+struct Place {
+    site: Arc<Site>,
+    endpoint: Endpoint,
 }
 
 impl Gateway {
@@ -46,6 +58,7 @@ impl Gateway {
         config: Arc<ServerConfig>,
         site: Arc<Site>,
         target: Target,
+        live: Arc<Live>,
         peer: Peer,
     ) {
         let Some(socket) = upgraded(upgrade).await else {
@@ -80,13 +93,15 @@ impl Gateway {
             .map(str::to_owned);
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let drain = peer.drain.clone();
-        let idle = self.client_idle;
+        let idle = live.client_idle;
+        let over = CancellationToken::new();
         let inside = Arc::new(Inside {
             gateway: self,
-            site,
             target,
-            endpoint,
             peer,
+            live,
+            place: Place { site, endpoint },
+            over: over.clone(),
             misnamed,
         });
         if h2 {
@@ -97,9 +112,9 @@ impl Gateway {
             async move { Ok::<_, Infallible>(inside.answer(request, busy).await) }
         });
         let result = if h2 {
-            speak_h2(tls, service, &drain).await
+            speak_h2(tls, service, &drain, &over).await
         } else {
-            speak_h1(tls, service, &drain, idle).await
+            speak_h1(tls, service, &drain, &over, idle).await
         };
         if let Err(e) = result {
             debug!(error = %e, "an intercepted connection ended");
@@ -111,12 +126,12 @@ impl Gateway {
 
 impl Inside {
     async fn answer(&self, request: Request<Incoming>, busy: Busy) -> Response<Body> {
-        let line = Line {
+        let mut line = Line {
             client: self.peer.client,
             user: self.peer.user.clone(),
             method: request.method().to_string(),
             host: shown(&self.target, Via::Connect),
-            registry: self.site.registry.name.clone(),
+            registry: self.place.site.registry.name.clone(),
             repository: String::new(),
             reference: request.uri().path().to_owned(),
             status: 0,
@@ -147,14 +162,29 @@ impl Inside {
             let mut answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
             answer.outcome = Outcome::Denied;
             answer.rule = "Host and SNI name the CONNECT target".into();
+            answer = answer.because(&format!("the request names {wrong}"), "");
             let reference = line.reference.clone();
             return self
                 .gateway
                 .logged(answer.about("", &reference), line, busy);
         }
+        let live = self.gateway.live.load_full();
+        let Place { site, endpoint } = match self.judge(&live) {
+            Ok(place) => place,
+            Err(answer) => {
+                // Whoever connects anew is told by the CONNECT what to do about it.
+                self.over.cancel();
+                let reference = line.reference.clone();
+                return self
+                    .gateway
+                    .logged(answer.about("", &reference), line, busy);
+            }
+        };
+        line.registry.clone_from(&site.registry.name);
         let asked = Asked {
-            site: self.site.clone(),
-            endpoint: self.endpoint.clone(),
+            site,
+            rules: live.rules.clone(),
+            endpoint,
             method: request.method().clone(),
             path_and_query: request
                 .uri()
@@ -164,15 +194,51 @@ impl Inside {
             headers: request.headers().clone(),
             client: self.peer.client,
             mirror: false,
+            refresh: false,
             name_prefix: String::new(),
             realm: Some(format!(
                 "https://{}{TOKEN_PATH}",
                 shown(&self.target, Via::Connect)
             )),
         };
-        let body = self.gateway.request_body(request.into_body());
+        let body = live.request_body(request.into_body());
         let answer = self.gateway.registries.serve(asked, body).await;
         self.gateway.logged(answer, line, busy)
+    }
+
+    /// What the next request is, on a connection that may be older than the last reload.
+    fn judge(&self, live: &Arc<Live>) -> Result<Place, Box<Answer>> {
+        if Arc::ptr_eq(live, &self.live) {
+            return Ok(self.place.clone());
+        }
+        let user = self.peer.user.as_deref();
+        if live.users.asked() && !user.is_some_and(|user| live.users.knows(user)) {
+            let message = "the proxy asks for a user by now, or for another one; connect anew";
+            return Err(Box::new(Answer::denied(
+                message,
+                "policy.users_file".to_owned(),
+            )));
+        }
+        let verdict = live
+            .policy
+            .decide(self.peer.client, user, Via::Connect, &self.target);
+        let rule = verdict.rule.to_string();
+        match verdict.action {
+            Action::Deny { reason, .. } => Err(Box::new(Answer::denied(&reason, rule))),
+            Action::Tunnel => {
+                let message = format!("{} is tunnelled by now; connect anew", self.target);
+                let error = OciError::new(Code::Denied, message);
+                let mut answer = Answer::error(StatusCode::MISDIRECTED_REQUEST, &error);
+                answer.outcome = Outcome::Denied;
+                answer.rule = rule;
+                Err(Box::new(answer))
+            }
+            Action::Intercept(site) => match endpoint(&site, Via::Connect, &self.target) {
+                Some(endpoint) => Ok(Place { site, endpoint }),
+                // It was one when the connection began.
+                None => Err(Box::new(Answer::denied("that is no host", rule))),
+            },
+        }
     }
 
     /// `Host`, `:authority` and SNI must all name the CONNECT target; the error is what they name.
@@ -199,6 +265,7 @@ async fn speak_h1<S>(
     tls: TlsStream<Paced<Socket>>,
     service: S,
     drain: &Drain,
+    over: &CancellationToken,
     idle: Duration,
 ) -> hyper::Result<()>
 where
@@ -212,14 +279,19 @@ where
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => result,
-        () = drain.begun() => {
+        () = ending(drain, over) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     }
 }
 
-async fn speak_h2<S>(tls: TlsStream<Paced<Socket>>, service: S, drain: &Drain) -> hyper::Result<()>
+async fn speak_h2<S>(
+    tls: TlsStream<Paced<Socket>>,
+    service: S,
+    drain: &Drain,
+    over: &CancellationToken,
+) -> hyper::Result<()>
 where
     S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible> + Clone,
     S::Future: Send + 'static,
@@ -233,10 +305,18 @@ where
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => result,
-        () = drain.begun() => {
+        () = ending(drain, over) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+    }
+}
+
+/// The gateway ends, or this connection is to.
+async fn ending(drain: &Drain, over: &CancellationToken) {
+    tokio::select! {
+        () = drain.begun() => {}
+        () = over.cancelled() => {}
     }
 }
 

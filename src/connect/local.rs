@@ -23,7 +23,7 @@ pub(super) fn answer(
     }
     match request.uri().path() {
         "/ca.crt" => typed(
-            gateway.authority.certificate_pem().to_owned(),
+            gateway.leaves.authority().certificate_pem().to_owned(),
             "application/x-pem-file",
         ),
         "/healthz" => health(),

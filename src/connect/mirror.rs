@@ -11,9 +11,9 @@ use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use super::{Gateway, Peer};
+use super::{Gateway, Live, Peer};
 use crate::oci::error::{Code, OciError};
-use crate::policy::{Action, Target, Via};
+use crate::policy::{Action, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::users::Denied;
@@ -42,6 +42,7 @@ impl Gateway {
     pub(super) async fn mirror(
         self: Arc<Self>,
         mut request: Request<Incoming>,
+        live: Arc<Live>,
         peer: &Peer,
         started: Instant,
         busy: Busy,
@@ -65,7 +66,7 @@ impl Gateway {
         };
         let reference = line.reference.clone();
         // Proxy users log in here as to a registry. Their login is the gateway's business alone.
-        match self
+        match live
             .users
             .verify(request.headers().get(header::AUTHORIZATION))
             .await
@@ -93,7 +94,7 @@ impl Gateway {
         if line.user.is_some() {
             request.headers_mut().remove(header::AUTHORIZATION);
         }
-        let Some(target) = self.target(&meant.registry) else {
+        let Some(target) = live.policy.target_of(&meant.registry) else {
             let message = format!(
                 "{} is no registry that is configured here; [[registry]] host = \"{}\" would make it one",
                 meant.registry, meant.registry
@@ -102,7 +103,7 @@ impl Gateway {
             let answer = Answer::error(StatusCode::NOT_FOUND, &error).about("", &reference);
             return self.logged(answer, line, busy);
         };
-        let verdict = self
+        let verdict = live
             .policy
             .decide(peer.client, line.user.as_deref(), Via::Connect, &target);
         let site = match verdict.action {
@@ -112,8 +113,9 @@ impl Gateway {
                 let answer = Answer::denied(&message, verdict.rule.to_string());
                 return self.logged(answer.about("", &reference), line, busy);
             }
-            Action::Deny { reason, .. } => {
+            Action::Deny { reason, mend } => {
                 let answer = Answer::denied(&reason, verdict.rule.to_string());
+                let answer = answer.because(&reason, &mend);
                 return self.logged(answer.about("", &reference), line, busy);
             }
         };
@@ -129,28 +131,15 @@ impl Gateway {
             headers: request.headers().clone(),
             client: peer.client,
             mirror: true,
+            refresh: false,
             name_prefix: meant.name_prefix.clone(),
             realm,
             site,
+            rules: live.rules.clone(),
         };
-        let body = self.request_body(request.into_body());
+        let body = live.request_body(request.into_body());
         let answer = self.registries.serve(asked, body).await;
         self.logged(answer, line, busy)
-    }
-
-    /// Where the registry of that name is asked.
-    fn target(&self, name: &str) -> Option<Target> {
-        let written: Target = name
-            .parse()
-            .or_else(|_| format!("{name}:443").parse())
-            .ok()?;
-        let port = name.parse::<Target>().ok().map(|target| target.port);
-        let registry = self.policy.registry_for(written.host.as_str(), port)?;
-        if registry.serves(&written.host) {
-            return Some(written);
-        }
-        let host = registry.hosts.iter().find_map(|host| host.exact())?;
-        Some(Target::new(host, written.port))
     }
 }
 
@@ -167,6 +156,7 @@ fn ask_who(why: &Denied) -> Answer {
     );
     answer.outcome = Outcome::Denied;
     answer.rule = "policy.users_file".into();
+    answer = answer.because(said, "");
     answer.response.headers_mut().insert(
         header::WWW_AUTHENTICATE,
         HeaderValue::from_static("Basic realm=\"pierhead\""),

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::header::{self, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
@@ -25,10 +26,10 @@ use tracing::debug;
 
 use self::tunnel::Tunnel;
 use crate::policy::{Action, Policy, Target, Via};
-use crate::registry::{Answer, Registries};
+use crate::registry::{Answer, Registries, RegistryRules};
 use crate::telemetry::access::{self, Line, Outcome};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Authority as CertificateAuthority, Leaves};
+use crate::tls::Leaves;
 use crate::upstream::dial::{Carries, DialError};
 use crate::upstream::{Connection, Fault, FaultKind, Upstream};
 use crate::users::{Denied, Users};
@@ -42,14 +43,21 @@ use crate::wire::socket::Socket;
 /// Everything a request on the proxy port may need.
 #[derive(Debug)]
 pub struct Gateway {
-    pub policy: Arc<Policy>,
-    pub users: Arc<Users>,
-    pub authority: Arc<CertificateAuthority>,
+    /// Read once for each request.
+    pub live: ArcSwap<Live>,
     pub leaves: Arc<Leaves>,
     pub registries: Arc<Registries>,
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<Metrics>,
-    /// Ends tunnels and uploads that fall silent.
+}
+
+/// What requests are judged by, and a reload puts another one in the place of.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub policy: Arc<Policy>,
+    pub users: Arc<Users>,
+    pub rules: Arc<RegistryRules>,
+    /// Ends connections, tunnels and uploads that fall silent.
     pub client_idle: Duration,
 }
 
@@ -81,7 +89,7 @@ impl Gateway {
         let connection = http1::Builder::new()
             // The socket's pace is stricter; without this, hyper would not look at an idle socket again.
             .timer(TokioTimer::new())
-            .header_read_timeout(self.client_idle)
+            .header_read_timeout(self.live.load().client_idle)
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades();
@@ -105,6 +113,7 @@ impl Gateway {
         busy: Busy,
     ) -> Response<Body> {
         let started = Instant::now();
+        let live = self.live.load_full();
         if headers::has_passed(request.headers(), self.upstream.via()) {
             return plain(
                 StatusCode::LOOP_DETECTED,
@@ -114,19 +123,19 @@ impl Gateway {
         let connect = request.method() == Method::CONNECT;
         if !connect && request.uri().authority().is_none() {
             if mirror::serves(request.uri().path()) {
-                return self.mirror(request, peer, started, busy).await;
+                return self.mirror(request, live, peer, started, busy).await;
             }
             return local::answer(&self, &request, peer.drain.has_begun());
         }
         let sent = request.headers().get(header::PROXY_AUTHORIZATION);
-        let user = match self.users.verify(sent).await {
+        let user = match live.users.verify(sent).await {
             Ok(user) => user,
             Err(why) => return self.ask_who(&request, peer, started, why),
         };
         if connect {
-            return self.connect(request, peer, user, started).await;
+            return self.connect(request, live, peer, user, started).await;
         }
-        self.forward(request, peer, user, started, busy).await
+        self.forward(request, live, peer, user, started, busy).await
     }
 
     /// 407: who is it, and how does it say so.
@@ -142,6 +151,7 @@ impl Gateway {
             Denied::Wrong { .. } => "the user or the password is not right",
             Denied::Busy => "too many passwords are being checked at this moment; try again",
         };
+        let refused = why != Denied::Busy;
         let host = request.uri().host().unwrap_or_default();
         let text = format!(
             "pierhead: {said}\n\nSet the proxy as http://USER:PASSWORD@GATEWAY:PORT (HTTPS_PROXY, HTTP_PROXY; percent-encode what is special in a URL).\nWho runs the gateway adds users with `htpasswd -B FILE USER`, where FILE is policy.users_file of pierhead.toml.\n",
@@ -172,12 +182,17 @@ impl Gateway {
             started,
         };
         access::write(&self.metrics, &line, 0, true);
+        if refused {
+            let mend = "htpasswd -B FILE USER adds a user, where FILE is policy.users_file";
+            self.metrics.live.denied(&line, said, mend);
+        }
         closing(response)
     }
 
     async fn connect(
         self: Arc<Self>,
         request: Request<Incoming>,
+        live: Arc<Live>,
         peer: &Peer,
         user: Option<String>,
         started: Instant,
@@ -218,13 +233,14 @@ impl Gateway {
             started,
         };
         let user = line.user.as_deref();
-        let verdict = self.policy.decide(peer.client, user, Via::Connect, &target);
+        let verdict = live.policy.decide(peer.client, user, Via::Connect, &target);
         line.rule = verdict.rule.to_string();
         match verdict.action {
             Action::Deny { reason, mend } => {
                 line.outcome = Outcome::Denied;
                 line.status = 403;
                 access::write(&self.metrics, &line, 0, true);
+                self.metrics.live.denied(&line, &reason, &mend);
                 denied(&reason, &mend)
             }
             Action::Tunnel => match self
@@ -242,7 +258,8 @@ impl Gateway {
                     let ending = peer.drain.clone();
                     let place = peer.place.clone();
                     peer.drain.spawn(async move {
-                        self.tunnel(upgrade, socket, line, ending).await;
+                        self.tunnel(upgrade, socket, line, live.client_idle, ending)
+                            .await;
                         drop(place);
                     });
                     Response::new(body::empty())
@@ -257,7 +274,7 @@ impl Gateway {
                         ..peer.clone()
                     };
                     let drain = peer.drain.clone();
-                    drain.spawn(self.intercept(upgrade, config, site, target, peer));
+                    drain.spawn(self.intercept(upgrade, config, site, target, live, peer));
                     Response::new(body::empty())
                 }
                 Err(e) => {
@@ -271,19 +288,30 @@ impl Gateway {
         }
     }
 
-    async fn tunnel(&self, upgrade: OnUpgrade, target: Connection, mut line: Line, ending: Drain) {
+    async fn tunnel(
+        &self,
+        upgrade: OnUpgrade,
+        target: Connection,
+        mut line: Line,
+        idle: Duration,
+        ending: Drain,
+    ) {
         let Some(client) = upgraded(upgrade).await else {
             return;
         };
         let (client, early) = client.into_parts();
         self.metrics.tunnels.inc();
-        let mut tunnel = Tunnel::new(client, target, &early, self.client_idle);
+        let live = &self.metrics.live;
+        let listed = live.tunnel(line.client, line.user.clone(), line.host.clone());
+        let shown = listed.moved().clone();
+        let mut tunnel = Tunnel::new(client, target, &early, idle, shown);
         let result = tokio::select! {
             result = &mut tunnel => result,
             // A tunnel has no requests to finish: it may go on until the drain's limit.
             () = async { ending.begun().await; std::future::pending().await } => Ok(()),
         };
         self.metrics.tunnels.dec();
+        drop(listed);
         let moved = tunnel.moved();
         self.metrics.tunnel_bytes.inc_by(moved.up + moved.down);
         line.outcome = Outcome::Tunnel;
@@ -306,6 +334,9 @@ impl Gateway {
         }
         line.status = status.as_u16();
         access::write(&self.metrics, &line, 0, true);
+        if line.outcome == Outcome::Denied {
+            self.metrics.live.denied(&line, &fault.message, "");
+        }
         closing(plain(status, format!("pierhead: {fault}\n")))
     }
 
@@ -316,12 +347,21 @@ impl Gateway {
         line.rule = answer.rule;
         line.repository = answer.repository;
         line.reference = answer.reference;
+        if line.outcome == Outcome::Denied {
+            self.metrics
+                .live
+                .denied(&line, &answer.reason, &answer.mend);
+        }
         let metrics = self.metrics.clone();
         answer
             .response
             .map(|body| access::logged(body, metrics, line, busy))
     }
+}
 
+// === impl Live ===
+
+impl Live {
     fn request_body(&self, body: Incoming) -> Body {
         Idle::new(body, self.client_idle, "the client").boxed_unsync()
     }

@@ -4,11 +4,15 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use crate::telemetry::live;
 
 /// Copies between two sockets until both have ended. An end of one side is passed on to the other
 /// while the opposite direction goes on (half-close). A tunnel that is silent holds no buffer: bytes
@@ -20,6 +24,8 @@ pub struct Tunnel<A, B> {
     down: Direction,
     idle: Duration,
     silence: Pin<Box<Sleep>>,
+    /// Where others see how much has moved.
+    shown: Arc<live::Moved>,
 }
 
 /// Bytes that went from the client up and from the target down.
@@ -46,8 +52,15 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    /// `early` is what the client sent before the tunnel stood; `idle` ends a silent tunnel.
-    pub fn new(client: A, target: B, early: &[u8], idle: Duration) -> Self {
+    /// `early` is what the client sent before the tunnel stood; `idle` ends a silent tunnel;
+    /// `shown` is told what moves.
+    pub fn new(
+        client: A,
+        target: B,
+        early: &[u8],
+        idle: Duration,
+        shown: Arc<live::Moved>,
+    ) -> Self {
         Self {
             a: client,
             b: target,
@@ -59,6 +72,7 @@ where
             down: Direction::default(),
             idle,
             silence: Box::pin(tokio::time::sleep(idle)),
+            shown,
         }
     }
 
@@ -83,6 +97,8 @@ where
         let before = this.moved();
         let up = this.up.poll(cx, &mut this.a, &mut this.b)?;
         let down = this.down.poll(cx, &mut this.b, &mut this.a)?;
+        this.shown.up.store(this.up.moved, Ordering::Relaxed);
+        this.shown.down.store(this.down.moved, Ordering::Relaxed);
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -175,7 +191,9 @@ mod tests {
     async fn one_side_may_end_while_the_other_goes_on() {
         let (mut client, near) = duplex(1 << 10);
         let (far, mut target) = duplex(1 << 10);
-        let tunnel = tokio::spawn(Tunnel::new(near, far, b"early ", Duration::from_secs(9)));
+        let shown = Arc::new(live::Moved::default());
+        let tunnel = Tunnel::new(near, far, b"early ", Duration::from_secs(9), shown.clone());
+        let tunnel = tokio::spawn(tunnel);
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let mut asked = String::new();
@@ -192,13 +210,15 @@ mod tests {
         assert_eq!(heard, long);
         writing.await.unwrap();
         tunnel.await.unwrap().unwrap();
+        assert_eq!(shown.up.load(Ordering::Relaxed), 14);
+        assert_eq!(shown.down.load(Ordering::Relaxed), 300_000);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_tunnel_ends() {
         let (_client, near) = duplex(8);
         let (far, _target) = duplex(8);
-        let error = Tunnel::new(near, far, b"", Duration::from_secs(60))
+        let error = Tunnel::new(near, far, b"", Duration::from_secs(60), Arc::default())
             .await
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -22,7 +24,7 @@ use crate::wire::socket::Socket;
 /// because one host may use all of it.
 #[derive(Debug)]
 pub struct Clients {
-    most: usize,
+    most: AtomicUsize,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -52,7 +54,7 @@ pub struct Door {
 pub async fn accept(
     door: Door,
     gateway: Arc<Gateway>,
-    patience: Patience,
+    patience: Arc<ArcSwap<Patience>>,
     clients: Arc<Clients>,
     drain: Drain,
     metrics: Arc<Metrics>,
@@ -80,6 +82,10 @@ pub async fn accept(
             }
             continue;
         };
+        metrics.connection_accepted(match front {
+            Some(_) => "proxy_tls",
+            None => "proxy",
+        });
         let _ = socket.set_nodelay(true);
         let peer = Peer {
             client,
@@ -89,6 +95,7 @@ pub async fn accept(
             place: Arc::new(place),
         };
         let gateway = gateway.clone();
+        let patience = **patience.load();
         match front.clone() {
             None => {
                 let socket = Paced::new(Socket::Plain(socket), patience);
@@ -156,9 +163,14 @@ impl Clients {
     /// At most `most` connections for each.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
-            most,
+            most: AtomicUsize::new(most),
             open: Mutex::default(),
         })
+    }
+
+    /// At most `most` for each from here on; nobody who is in has to go.
+    pub fn allow(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     fn enter(self: &Arc<Self>, client: IpAddr, metrics: &Arc<Metrics>) -> Option<Place> {
@@ -168,7 +180,7 @@ impl Clients {
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(client).or_default();
-        if *count >= self.most {
+        if *count >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;

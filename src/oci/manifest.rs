@@ -2,6 +2,7 @@
 //! specification, "Image Manifest" and "Image Index").
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -63,6 +64,11 @@ pub struct Platform {
     #[serde(default)]
     pub variant: Option<String>,
 }
+
+/// A text that is no platform.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no platform; say for example linux/amd64 or linux/arm/v7")]
+pub struct PlatformError(String);
 
 /// Why the children of a manifest are not known in full.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +211,42 @@ impl Descriptor {
 }
 
 // === impl Platform ===
+
+impl Platform {
+    /// Whether an image of `offered` is what is asked for here: a variant counts only where one is
+    /// asked for.
+    pub fn is_met_by(&self, offered: &Self) -> bool {
+        let variant = |platform: &Self| platform.variant.clone().filter(|text| !text.is_empty());
+        self.os == offered.os
+            && self.architecture == offered.architecture
+            && variant(self).is_none_or(|wanted| variant(offered) == Some(wanted))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let sound = |part: &&str| {
+            let is_word = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            !part.is_empty() && part.bytes().all(is_word)
+        };
+        let (os, architecture, variant) = match parts[..] {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant)),
+            _ => return Err(PlatformError(text.to_owned())),
+        };
+        if !parts.iter().all(sound) {
+            return Err(PlatformError(text.to_owned()));
+        }
+        Ok(Self {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.map(str::to_owned),
+        })
+    }
+}
 
 impl fmt::Display for Platform {
     /// `os/architecture` or `os/architecture/variant`, as command lines take it.

@@ -12,6 +12,8 @@ pub mod digest;
 pub mod error;
 /// Just enough of a manifest or an index to know its type and its children.
 pub mod manifest;
+/// Image names as people write them.
+pub mod name;
 /// `Range` and `Content-Range` in bytes.
 pub mod range;
 /// Repository names, tags and references.

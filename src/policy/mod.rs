@@ -143,6 +143,34 @@ impl Policy {
         }
     }
 
+    /// The same with a registry switched on or off; `None` where no registry has that name.
+    pub fn switched(&self, name: &str, enabled: bool) -> Option<Self> {
+        let switch = |registry: &Arc<Registry>| match registry.name == name {
+            true => Arc::new(Registry {
+                enabled,
+                ..Registry::clone(registry)
+            }),
+            false => Arc::clone(registry),
+        };
+        if !self.registries.iter().any(|registry| registry.name == name) {
+            return None;
+        }
+        let sites = self.sites.iter().map(|place| Place {
+            pattern: place.pattern.clone(),
+            ports: place.ports.clone(),
+            site: Arc::new(Site {
+                registry: switch(&place.site.registry),
+                role: place.site.role,
+            }),
+        });
+        Some(Self {
+            fallback: self.fallback,
+            rules: self.rules.clone(),
+            sites: sites.collect(),
+            registries: self.registries.iter().map(switch).collect(),
+        })
+    }
+
     /// What happens when `client`, known as `user`, asks for `target`.
     pub fn decide(&self, client: IpAddr, user: Option<&str>, via: Via, target: &Target) -> Verdict {
         for (at, rule) in self.rules.iter().enumerate() {
@@ -188,6 +216,21 @@ impl Policy {
                 registry.serves(&host) || (registry.one_namespace && registry.name == host.as_str())
             })
             .cloned()
+    }
+
+    /// Where the registry of that name, which may have a port, is asked.
+    pub fn target_of(&self, name: &str) -> Option<Target> {
+        let written: Target = name
+            .parse()
+            .or_else(|_| format!("{name}:443").parse())
+            .ok()?;
+        let port = name.parse::<Target>().ok().map(|target| target.port);
+        let registry = self.registry_for(written.host.as_str(), port)?;
+        if registry.serves(&written.host) {
+            return Some(written);
+        }
+        let host = registry.hosts.iter().find_map(|host| host.exact())?;
+        Some(Target::new(host, written.port))
     }
 
     /// Every registry that is answered, in the order of precedence.

@@ -12,7 +12,7 @@ use super::builtin::Known;
 use super::hosts::{Host, HostPattern, Target};
 
 /// One `[[registry]]` entry of the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RegistryConfig {
     pub host: HostPattern,
     /// Empty: 443 for CONNECT and 80 for plain http (a well-known registry: CONNECT to 443 only).
@@ -78,14 +78,14 @@ pub enum Push {
 }
 
 /// How long a tag is answered without asking upstream, by tag pattern.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TagTtl {
     /// The longest pattern first.
     rules: Vec<(Pattern, Duration)>,
 }
 
 /// A list of repository patterns.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Patterns {
     patterns: Vec<Pattern>,
 }
@@ -338,6 +338,13 @@ impl fmt::Display for Patterns {
 struct Pattern {
     text: String,
     glob: GlobMatcher,
+}
+
+// The text says it all.
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
 
 impl Pattern {

@@ -24,7 +24,7 @@ pub enum Fallback {
 }
 
 /// One `[[policy.rule]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleConfig {
     pub action: RuleAction,
     pub hosts: Vec<HostPattern>,

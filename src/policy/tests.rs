@@ -366,3 +366,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_registry_that_is_switched_off_is_so_at_all_its_hosts_and_nothing_else_is() {
+    let policy = policy(&["registry.test"], vec![], Fallback::Deny);
+    assert!(policy.switched("nowhere.test", false).is_none());
+    let off = policy.switched("docker.io", false).unwrap();
+    let enabled = |policy: &Policy, target: &str| match ask(policy, Via::Connect, target).action {
+        Action::Intercept(site) => site.registry.enabled,
+        other => panic!("{target}: {other:?}"),
+    };
+    for host in ["registry-1.docker.io:443", "index.docker.io:443"] {
+        assert!(enabled(&policy, host) && !enabled(&off, host), "{host}");
+    }
+    assert!(enabled(&off, "registry.test:443"));
+    let named = off.registries().iter().filter(|registry| !registry.enabled);
+    assert_eq!(
+        named.map(|one| one.name.as_str()).collect::<Vec<_>>(),
+        ["docker.io"]
+    );
+    let on = off.switched("docker.io", true).unwrap();
+    assert!(enabled(&on, "registry-1.docker.io:443"));
+}

@@ -4,7 +4,9 @@
 //! stated both: that the content is in the repository (membership, which stays true), and that the
 //! caller may read the repository (a grant, which is good for minutes). A grant belongs to a
 //! credential, remembered as a keyed hash and never as itself, or to everybody, where the gateway was
-//! served without one. While upstream is away both last for `offline_for`.
+//! served without one. While upstream is away both last for `offline_for`, and for what is pinned as
+//! long as it is. An import stands in for both, by the word of who runs the gateway, while no upstream
+//! can be asked.
 
 use std::fs::{self, OpenOptions};
 use std::future::Future;
@@ -42,8 +44,6 @@ pub struct Access {
     recent: moka::sync::Cache<[u8; 32], u64>,
     /// Repositories that anonymous callers were lately refused, or are being asked about.
     asked: moka::sync::Cache<[u8; 32], ()>,
-    revalidate_timeout: Duration,
-    offline_for: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -76,8 +76,6 @@ impl Access {
         dir: &Path,
         index: Arc<Index>,
         upstream: Arc<Upstream>,
-        revalidate_timeout: Duration,
-        offline_for: Duration,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -89,8 +87,6 @@ impl Access {
                 .max_capacity(100_000)
                 .time_to_live(GRANT_LIFE)
                 .build(),
-            revalidate_timeout,
-            offline_for,
             metrics,
         })
     }
@@ -112,11 +108,32 @@ impl Access {
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         let everybodys = self.grant_key(&call.endpoint, repo, None);
-        let limit = self.offline_for.as_secs();
+        let limit = call.rules.offline_for.as_secs();
         [own, everybodys]
             .iter()
             .filter_map(|key| self.proven(key))
             .any(|proven| now_seconds().saturating_sub(proven) < limit)
+    }
+
+    /// Whether `key` may be shown to the caller while upstream is away because it is pinned, and
+    /// upstream let the caller in at some time, or because it was imported.
+    pub fn holds_pinned(&self, call: &Call, repo: &RepoName, key: &Key) -> bool {
+        let (origin, repository) = (&call.endpoint.id, repo.as_str());
+        if !self.index.pins().in_repository(origin, repository) {
+            return false;
+        }
+        if self.index.is_released(origin, repository, key) {
+            return true;
+        }
+        if !self.index.pins().protects(key) || !self.is_member(call, repo, key) {
+            return false;
+        }
+        let stands = |credential: Option<&[u8]>| {
+            let grant = self.grant_key(&call.endpoint, repo, credential);
+            self.recent.get(&grant) != Some(REVOKED)
+                && self.index.has_standing(origin, repository, &grant)
+        };
+        call.by_policy_alone() || stands(call.credential().as_deref()) || stands(None)
     }
 
     /// Notes that upstream accepted the caller in `repo` just now.
@@ -126,7 +143,14 @@ impl Access {
             return;
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
-        self.set(own, Some(now_seconds())).await;
+        self.set(
+            &call.endpoint,
+            repo,
+            own,
+            Some(now_seconds()),
+            call.is_lasting(),
+        )
+        .await;
     }
 
     /// Notes that upstream refused the caller in `repo` just now. One without a credential was only
@@ -138,7 +162,8 @@ impl Access {
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         if self.proven(&own).is_some() {
-            self.set(own, None).await;
+            self.set(&call.endpoint, repo, own, None, call.is_lasting())
+                .await;
         }
     }
 
@@ -197,36 +222,39 @@ impl Access {
     /// not at all right after it was silent.
     pub async fn confirm<T>(
         &self,
-        endpoint: &Endpoint,
+        call: &Call,
         ask: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
+        let (endpoint, limit) = (&call.endpoint, call.rules.revalidate_timeout);
         let silent = || Fault {
             kind: FaultKind::Timeout,
-            message: format!(
-                "{} did not answer within {:?}",
-                endpoint.authority, self.revalidate_timeout
-            ),
+            message: format!("{} did not answer within {limit:?}", endpoint.authority),
         };
         if self.upstream.health().is_silent(&endpoint.id) {
             return Err(silent());
         }
-        match tokio::time::timeout(self.revalidate_timeout, ask).await {
+        match tokio::time::timeout(limit, ask).await {
             Ok(answer) => {
                 self.upstream.health().answered(&endpoint.id);
                 answer
             }
             Err(_) => {
-                self.upstream.health().was_silent(&endpoint.id);
-                Err(silent())
+                let silent = silent();
+                let health = self.upstream.health();
+                health.was_silent(&endpoint.id);
+                health.failed(&endpoint.name, silent.message.clone());
+                Err(silent)
             }
         }
     }
 
     /// Whether a caller who was told to get a token could not get one now: the service that the
     /// challenge names is away. Found out at most every few seconds.
-    pub async fn no_token_to_be_had(&self, endpoint: &Endpoint, challenge: &HeaderMap) -> bool {
-        let asking = self.upstream.token_service_answers(endpoint, challenge);
-        match tokio::time::timeout(self.revalidate_timeout, asking).await {
+    pub async fn no_token_to_be_had(&self, call: &Call, challenge: &HeaderMap) -> bool {
+        let asking = self
+            .upstream
+            .token_service_answers(&call.endpoint, challenge);
+        match tokio::time::timeout(call.rules.revalidate_timeout, asking).await {
             Ok(answers) => !answers,
             Err(_) => true,
         }
@@ -272,9 +300,10 @@ impl Access {
             return Proof::Granted;
         }
         let ask = self.ask(call, repo, path, accept);
-        let offline = member && self.holds_offline(call, repo);
+        let offline =
+            (member && self.holds_offline(call, repo)) || self.holds_pinned(call, repo, key);
         let answer = if offline {
-            self.confirm(&call.endpoint, ask).await
+            self.confirm(call, ask).await
         } else {
             ask.await
         };
@@ -298,7 +327,7 @@ impl Access {
                     && call.credential().is_none()
                 {
                     let challenge = answer.headers().clone();
-                    if self.no_token_to_be_had(&call.endpoint, &challenge).await {
+                    if self.no_token_to_be_had(call, &challenge).await {
                         return Proof::Offline;
                     }
                 }
@@ -408,14 +437,23 @@ impl Access {
             let status = answer.status();
             debug!(%path, %status, "everybody's access was asked for");
             if status.is_success() && manifest_type(answer.headers()).is_some() {
-                access.set(key, Some(now_seconds())).await;
+                let now = Some(now_seconds());
+                access.set(&endpoint, &repo, key, now, true).await;
             } else if matches!(status.as_u16(), 401 | 403) {
-                access.set(key, None).await;
+                access.set(&endpoint, &repo, key, None, true).await;
             }
         })))
     }
 
-    async fn set(&self, key: [u8; 32], at: Option<u64>) {
+    /// `lasting`: it counts for what is pinned beyond `offline_for`.
+    async fn set(
+        &self,
+        endpoint: &Endpoint,
+        repo: &RepoName,
+        key: [u8; 32],
+        at: Option<u64>,
+        lasting: bool,
+    ) {
         match at {
             Some(at) => {
                 let before = self.recent.get(&key);
@@ -426,6 +464,10 @@ impl Access {
             }
             // Until the index has written it, its old word must not count.
             None => self.recent.insert(key, REVOKED),
+        }
+        if lasting {
+            let (origin, repository) = (&endpoint.id, repo.as_str());
+            self.index.set_standing(origin, repository, &key, at).await;
         }
         self.index.set_grant(key, at).await;
     }

@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
 use http::{Method, Response};
 
+use super::RegistryRules;
 use crate::oci::accept::Accept;
 use crate::policy::{AuthMode, Registry, Site, Target, Via};
 use crate::telemetry::access::Outcome;
@@ -18,6 +19,7 @@ use crate::wire::headers;
 /// One request, as it came.
 pub struct Asked {
     pub site: Arc<Site>,
+    pub rules: Arc<RegistryRules>,
     pub endpoint: Endpoint,
     pub method: Method,
     /// Path and query.
@@ -26,6 +28,8 @@ pub struct Asked {
     pub client: IpAddr,
     /// It came to the gateway as to a registry, and not as to a proxy.
     pub mirror: bool,
+    /// Upstream is asked what a tag stands for, however fresh the last answer is.
+    pub refresh: bool,
     /// What stands before the repository's name in the client's paths, as `ghcr.io/`, or nothing.
     pub name_prefix: String,
     /// Our own token service, for clients that have to choose whether to log in.
@@ -36,6 +40,7 @@ pub struct Asked {
 #[derive(Clone)]
 pub struct Call {
     pub site: Arc<Site>,
+    pub rules: Arc<RegistryRules>,
     pub endpoint: Endpoint,
     pub method: Method,
     /// Path and query as they came.
@@ -44,6 +49,8 @@ pub struct Call {
     pub client: IpAddr,
     /// In whose name upstream is asked.
     pub identity: Identity,
+    /// See [`Asked::refresh`].
+    pub refresh: bool,
 }
 
 /// What is sent back, and what its log line says of it.
@@ -51,6 +58,9 @@ pub struct Answer {
     pub response: Response<Body>,
     pub outcome: Outcome,
     pub rule: String,
+    /// Why it was denied, and what would allow it, where something does.
+    pub reason: String,
+    pub mend: String,
     pub repository: String,
     pub reference: String,
 }
@@ -85,6 +95,14 @@ impl Call {
             Identity::Anonymous => None,
             Identity::Gateway(_) => Some(b"gateway".to_vec()),
         }
+    }
+
+    /// Whether the credential is the caller's for good, and not a token of minutes.
+    pub fn is_lasting(&self) -> bool {
+        self.credential().is_none_or(|credential| {
+            let scheme = credential.get(..BEARER.len());
+            !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(BEARER))
+        })
     }
 
     /// Policy alone decides who may see what.
@@ -122,6 +140,8 @@ impl Call {
             .any(|tag| tag == digest || tag == "*")
     }
 }
+
+const BEARER: &[u8] = b"Bearer ";
 
 /// The endpoint of `site` for a client that asked for `target`, in TLS or in plain http.
 pub fn endpoint(site: &Site, via: Via, target: &Target) -> Option<Endpoint> {

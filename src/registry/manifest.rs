@@ -15,7 +15,7 @@ use crate::cache::index::{TagRecord, now_seconds, tag_key, tag_prefix};
 use crate::oci::accept::Accept;
 use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::error::{Code, OciError};
-use crate::oci::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED};
+use crate::oci::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, MANIFEST_TYPES};
 use crate::oci::reference::{Reference, RepoName, Tag};
 use crate::store::Key;
 use crate::telemetry::access::Outcome;
@@ -108,7 +108,13 @@ impl Registries {
             ),
             tag,
             accept: &accept,
-            ttl: call.registry().tag_ttl(tag.as_str(), self.tag_ttl),
+            widest: tag_key(
+                &call.endpoint.id,
+                repo.as_str(),
+                tag.as_str(),
+                &Accept::from_headers(MANIFEST_TYPES.into_iter()).key(),
+            ),
+            ttl: call.registry().tag_ttl(tag.as_str(), call.rules.tag_ttl),
         };
         if let Some(answer) = self.fresh_tag(call, repo, &question).await {
             return answer;
@@ -127,15 +133,34 @@ impl Registries {
         repo: &RepoName,
         question: &Question<'_>,
     ) -> Option<Answer> {
+        if call.refresh {
+            return None;
+        }
         if let Some(answer) = self.remembered_missing(call, repo, &question.key) {
             return Some(answer);
         }
-        let record = self.cache.index().tag(&question.key)?;
+        let record = self.known_tag(question)?;
         let age = now_seconds().checked_sub(record.confirmed)?;
         if age >= question.ttl.as_secs() || !self.access.is_fresh(call, repo) {
             return None;
         }
         self.recorded(call, repo, &record, Outcome::Hit).await
+    }
+
+    /// What is known of the tag for this `Accept`. Who takes the manifest that upstream chose when all
+    /// kinds were to choose from, as for an image that is kept warm, would be answered the same.
+    fn known_tag(&self, question: &Question<'_>) -> Option<TagRecord> {
+        let index = self.cache.index();
+        let own = index.tag(&question.key);
+        let widest = || index.tag(&question.widest);
+        let newer = |other: &TagRecord| {
+            !question.accept.key().is_empty()
+                && question.accept.allows(&other.media_type)
+                && own
+                    .as_ref()
+                    .is_none_or(|own| own.confirmed < other.confirmed)
+        };
+        widest().filter(newer).or(own.clone())
     }
 
     /// The answer that a record stands for, where what it takes is here.
@@ -175,7 +200,7 @@ impl Registries {
     /// One HEAD where the tag was known, and a GET only where it moved.
     async fn confirm_tag(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> Answer {
         let path = format!("/v2/{repo}/manifests/{}", question.tag);
-        let known = self.cache.index().tag(&question.key);
+        let known = self.known_tag(question);
         let stale = self.stale(call, repo, question, known.as_ref()).await;
         if known.is_some() || call.is_head() {
             let ask = self.upstream.fetch(
@@ -187,7 +212,7 @@ impl Registries {
                 repo.as_str(),
             );
             let head = match stale {
-                Some(_) => self.access.confirm(&call.endpoint, ask).await,
+                Some(_) => self.access.confirm(call, ask).await,
                 None => ask.await,
             };
             match self.judge(call, repo, question, head).await {
@@ -216,7 +241,7 @@ impl Registries {
             None => get.await,
             Some(_) => self
                 .access
-                .confirm(&call.endpoint, async { Ok(get.await) })
+                .confirm(call, async { Ok(get.await) })
                 .await
                 .unwrap_or_else(|fault| Got::Away(Box::new(Answer::fault(&fault)))),
         };
@@ -240,10 +265,8 @@ impl Registries {
         question: &Question<'_>,
         known: Option<&TagRecord>,
     ) -> Option<Answer> {
-        if !self.access.holds_offline(call, repo) {
-            return None;
-        }
-        let oldest = now_seconds().saturating_sub(self.offline_for.as_secs());
+        let holds = self.access.holds_offline(call, repo);
+        let oldest = now_seconds().saturating_sub(call.rules.offline_for.as_secs());
         let prefix = tag_prefix(&call.endpoint.id, repo.as_str(), question.tag.as_str());
         let others = self
             .cache
@@ -251,14 +274,24 @@ impl Registries {
             .tag_variants(&prefix, |record| question.accept.allows(&record.media_type));
         let mut records: Vec<&TagRecord> = others.iter().collect();
         records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
+        let pinned = self.cache.index().pins().is_pinned(&prefix);
         for record in known.into_iter().chain(records) {
-            if record.confirmed > oldest
-                && let Some(answer) = self.recorded(call, repo, record, Outcome::Stale).await
+            let counts = (holds && record.confirmed > oldest)
+                || (pinned && self.holds_pinned_tag(call, repo, record));
+            if counts && let Some(answer) = self.recorded(call, repo, record, Outcome::Stale).await
             {
                 return Some(answer);
             }
         }
         None
+    }
+
+    fn holds_pinned_tag(&self, call: &Call, repo: &RepoName, record: &TagRecord) -> bool {
+        let digest = record.digest.parse::<Digest>();
+        digest.is_ok_and(|digest| {
+            self.access
+                .holds_pinned(call, repo, &Key::manifest(&digest))
+        })
     }
 
     /// Reads upstream's answer to a HEAD of a tag.
@@ -313,10 +346,7 @@ impl Registries {
         let answer = relay::relayed(head).with_words(call);
         if status == StatusCode::UNAUTHORIZED
             && call.credential().is_none()
-            && self
-                .access
-                .no_token_to_be_had(&call.endpoint, &challenge)
-                .await
+            && self.access.no_token_to_be_had(call, &challenge).await
         {
             return Judged::Away(Box::new(answer));
         }
@@ -372,7 +402,7 @@ impl Registries {
             return Got::Answer(Box::new(relay::relayed(response)));
         }
         let (parts, body) = response.into_parts();
-        let bytes = match upstream::collect(body, self.manifest_size).await {
+        let bytes = match upstream::collect(body, call.rules.manifest_size).await {
             Ok(bytes) => bytes,
             Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
         };
@@ -467,8 +497,10 @@ impl Registries {
         }
         let what = format!("manifest {repo}:{} for this Accept", question.tag);
         self.remember_missing(call, repo, &question.key, Code::ManifestUnknown, &what);
-        // Upstream may say so to who must not know: then the tag stays, for those who may.
-        if self.access.holds_offline(call, repo) {
+        let name = tag_prefix(&call.endpoint.id, repo.as_str(), question.tag.as_str());
+        // Upstream may say so to who must not know: then the tag stays, for those who may. And who
+        // pinned it wants it kept.
+        if self.access.holds_offline(call, repo) && !self.cache.index().pins().is_pinned(&name) {
             self.cache.index().set_tag(question.key.clone(), None).await;
         }
     }
@@ -476,6 +508,8 @@ impl Registries {
 
 struct Question<'a> {
     key: String,
+    /// The key of the `Accept` that takes every kind.
+    widest: String,
     tag: &'a Tag,
     accept: &'a Accept,
     ttl: Duration,

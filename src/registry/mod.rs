@@ -37,14 +37,17 @@ use crate::upstream::identity::Identity;
 use crate::wire::body::Body;
 use crate::wire::turns::Turns;
 
-/// The parts of `[cache]` and `[limits]` that decide about answers.
-#[derive(Clone, Debug)]
+/// The parts of the configuration that decide about answers. Each request brings those it is answered
+/// by, so that a reload in the middle of it changes nothing for it.
+#[derive(Debug)]
 pub struct RegistryRules {
     pub tag_ttl: Duration,
     pub offline_for: Duration,
     pub revalidate_timeout: Duration,
     /// Bytes.
     pub manifest_size: u64,
+    /// The gateway's own logins, by the registry's name.
+    pub robots: HashMap<String, Arc<Credentials>>,
 }
 
 /// Answers requests to intercepted hosts.
@@ -53,13 +56,7 @@ pub struct Registries {
     cache: Arc<Cache>,
     upstream: Arc<Upstream>,
     access: Arc<Access>,
-    tag_ttl: Duration,
-    offline_for: Duration,
-    revalidate_timeout: Duration,
-    manifest_size: u64,
     turns: Turns,
-    /// The gateway's own logins, by the registry's name.
-    robots: HashMap<String, Arc<Credentials>>,
     passes: Passes,
     /// Copies of uploads under way, by where their next request goes.
     uploads: moka::sync::Cache<String, Session>,
@@ -70,23 +67,12 @@ pub struct Registries {
 // === impl Registries ===
 
 impl Registries {
-    pub fn new(
-        cache: Arc<Cache>,
-        upstream: Arc<Upstream>,
-        access: Arc<Access>,
-        rules: RegistryRules,
-        robots: HashMap<String, Arc<Credentials>>,
-    ) -> Arc<Self> {
+    pub fn new(cache: Arc<Cache>, upstream: Arc<Upstream>, access: Arc<Access>) -> Arc<Self> {
         Arc::new(Self {
             cache,
             upstream,
             access,
-            tag_ttl: rules.tag_ttl,
-            offline_for: rules.offline_for,
-            revalidate_timeout: rules.revalidate_timeout,
-            manifest_size: rules.manifest_size,
             turns: Turns::default(),
-            robots,
             passes: Passes::default(),
             uploads: moka::sync::Cache::builder()
                 .max_capacity(1_000)
@@ -102,7 +88,7 @@ impl Registries {
     /// In whose name upstream is asked; `None` where a token of ours has ended.
     fn identify(&self, asked: &Asked) -> Option<Identity> {
         let registry = &asked.site.registry;
-        let robot = || Identity::Gateway(self.robots.get(&registry.name).cloned());
+        let robot = || Identity::Gateway(asked.rules.robots.get(&registry.name).cloned());
         let credential = asked.headers.get(header::AUTHORIZATION);
         let nobody = match (registry.auth, asked.mirror) {
             (AuthMode::Gateway, _) => return Some(robot()),
@@ -141,12 +127,14 @@ impl Registries {
         };
         let call = Call {
             site: asked.site.clone(),
+            rules: asked.rules.clone(),
             endpoint: asked.endpoint.clone(),
             method: asked.method.clone(),
             path_and_query: asked.path_and_query.clone(),
             headers: asked.headers.clone(),
             client: asked.client,
             identity,
+            refresh: asked.refresh,
         };
         let policy_alone = call.by_policy_alone();
         let as_nobody = matches!(call.identity, Identity::Anonymous | Identity::Gateway(_));

@@ -40,7 +40,7 @@ impl Registries {
         reference: &Reference,
         request_body: Body,
     ) -> Answer {
-        let bytes = match upstream::collect(request_body, self.manifest_size).await {
+        let bytes = match upstream::collect(request_body, call.rules.manifest_size).await {
             Ok(bytes) => bytes,
             Err(fault) => {
                 let error = OciError::new(Code::ManifestInvalid, &fault.message);

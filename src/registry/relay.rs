@@ -81,7 +81,7 @@ impl Registries {
                 *request.uri_mut() = uri;
                 *request.headers_mut() = call.headers.clone();
                 let asking = self.upstream.send(&call.endpoint.name, request);
-                tokio::time::timeout(self.revalidate_timeout, asking)
+                tokio::time::timeout(call.rules.revalidate_timeout, asking)
                     .await
                     .unwrap_or_else(|_| {
                         Err(Fault {
@@ -97,10 +97,7 @@ impl Registries {
                 let challenge = response.headers().clone();
                 if response.status() == StatusCode::UNAUTHORIZED
                     && call.credential().is_none()
-                    && self
-                        .access
-                        .no_token_to_be_had(&call.endpoint, &challenge)
-                        .await
+                    && self.access.no_token_to_be_had(call, &challenge).await
                 {
                     return Answer::new(pong(true), Outcome::Stale);
                 }

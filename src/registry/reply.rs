@@ -23,6 +23,8 @@ impl Answer {
             response,
             outcome,
             rule: String::new(),
+            reason: String::new(),
+            mend: String::new(),
             repository: String::new(),
             reference: String::new(),
         }
@@ -65,7 +67,14 @@ impl Answer {
         let mut answer = Self::error(StatusCode::FORBIDDEN, &error);
         answer.outcome = Outcome::Denied;
         answer.rule = rule;
-        answer
+        answer.because(message, "")
+    }
+
+    /// Says why it is denied, and what would allow it, for who looks on.
+    pub fn because(mut self, reason: &str, mend: &str) -> Self {
+        self.reason = reason.to_owned();
+        self.mend = mend.to_owned();
+        self
     }
 
     /// What upstream said, whole, with its own headers.
@@ -93,6 +102,7 @@ impl Answer {
         if fault.kind == FaultKind::Forbidden {
             answer.outcome = Outcome::Denied;
             answer.rule = "upstream.allow_private".into();
+            answer = answer.because(&fault.message, "");
         }
         answer
     }

@@ -120,6 +120,14 @@ impl Origin for BlobSource {
     fn fetch(&self, offset: u64) -> BoxFuture<'_, Result<Fetched, FetchError>> {
         self.answer(offset).boxed()
     }
+
+    fn registry(&self) -> &str {
+        &self.endpoint.name
+    }
+
+    fn repository(&self) -> &str {
+        &self.repository
+    }
 }
 
 // Short: a log line names where it leads, and that is all.

@@ -244,12 +244,12 @@ impl Store {
         Spool::open(self.partial_path(key), key)
     }
 
-    /// A file for an upload whose digest is not known yet. Blocking.
-    pub fn upload(&self) -> io::Result<Upload> {
+    /// A file for an upload whose digest is not known yet, but for its algorithm. Blocking.
+    pub fn upload(&self, algorithm: Algorithm) -> io::Result<Upload> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = format!("upload-{:016x}", u64::from_le_bytes(random));
-        Upload::create(self.root.join("partial").join(name))
+        Upload::create(self.root.join("partial").join(name), algorithm)
     }
 
     /// Free bytes of the file system for an unprivileged user.

@@ -23,7 +23,7 @@ pub struct Upload {
 // === impl Upload ===
 
 impl Upload {
-    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+    pub(super) fn create(path: PathBuf, algorithm: Algorithm) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create_new(true)
             .read(true)
@@ -32,7 +32,7 @@ impl Upload {
         Ok(Self {
             file: Arc::new(file),
             path,
-            hasher: Hasher::new(Algorithm::Sha256),
+            hasher: Hasher::new(algorithm),
             written: 0,
         })
     }

@@ -57,6 +57,7 @@ pub struct Line {
 /// Writes `line` and counts it, with the body bytes that went out.
 pub fn write(metrics: &Metrics, line: &Line, bytes: u64, complete: bool) {
     metrics.request(&line.registry, line.outcome.as_str(), bytes);
+    metrics.history.request(line.outcome, bytes);
     let ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(
         target: "access",
@@ -94,6 +95,18 @@ where
 // === impl Outcome ===
 
 impl Outcome {
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Follow,
+        Self::Miss,
+        Self::Revalidated,
+        Self::Stale,
+        Self::Relay,
+        Self::Tunnel,
+        Self::Denied,
+        Self::Error,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

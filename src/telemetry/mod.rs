@@ -1,5 +1,7 @@
-//! What the gateway tells about itself: metrics and logs.
+//! What the gateway tells about itself: metrics and logs, what goes on now, and what was.
 
 pub mod access;
+pub mod history;
+pub mod live;
 pub mod log;
 pub mod metrics;

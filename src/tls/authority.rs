@@ -152,6 +152,11 @@ impl Authority {
         })
     }
 
+    /// Whether clients and leaves would not know the two apart.
+    pub fn is(&self, other: &Self) -> bool {
+        self.anchor.pem == other.anchor.pem && self.chain == other.chain
+    }
+
     /// SHA-256 of the certificate that clients trust, as `openssl x509 -fingerprint` prints it:
     /// `AA:BB:…`.
     pub fn fingerprint(&self) -> &str {

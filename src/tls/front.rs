@@ -84,7 +84,7 @@ impl Front {
         };
         let now = OffsetDateTime::now_utc();
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-        match current.as_ref().filter(|entry| entry.is_good_at(now)) {
+        match current.as_ref().filter(|entry| leaves.serves(entry, now)) {
             Some(entry) => Ok(entry.config()),
             None => {
                 let entry = Arc::new(leaves.entry(names, &self.template, now)?);

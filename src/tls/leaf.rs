@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -30,13 +31,13 @@ const MAX_COMMON_NAME: usize = 64;
 
 /// Mints and keeps leaves. All have one key, made at the start, which is not the CA's.
 pub struct Leaves {
-    authority: Arc<Authority>,
+    authority: ArcSwap<Authority>,
     key: KeyPair,
     signer: Arc<dyn SigningKey>,
     /// Everything but the certificate.
     template: ServerConfig,
     cache: Cache<ServerName<'static>, Arc<Entry>>,
-    minted: AtomicU64,
+    minted: Arc<AtomicU64>,
 }
 
 /// Why there is no leaf for a host.
@@ -54,6 +55,7 @@ pub enum LeafError {
 
 /// A leaf that is served, and until when.
 pub(super) struct Entry {
+    authority: Arc<Authority>,
     config: Arc<ServerConfig>,
     not_before: OffsetDateTime,
     renew_at: OffsetDateTime,
@@ -83,13 +85,23 @@ impl Leaves {
             key.serialized_der(),
         )))?;
         Ok(Self {
-            authority,
+            authority: ArcSwap::new(authority),
             key,
             signer,
             template: template()?,
             cache: Cache::new(MAX_CACHED),
-            minted: AtomicU64::new(0),
+            minted: Arc::default(),
         })
+    }
+
+    /// Who signs.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.load_full()
+    }
+
+    /// From here on `authority` signs, and what another one signed is not served any more.
+    pub fn sign_by(&self, authority: Arc<Authority>) {
+        self.authority.store(authority);
     }
 
     /// TLS for `host`, a DNS name or an IP address (IPv6 with or without brackets), with a leaf
@@ -104,6 +116,11 @@ impl Leaves {
         self.minted.load(Ordering::Relaxed)
     }
 
+    /// Where they are counted, for who shows it.
+    pub fn counter(&self) -> &Arc<AtomicU64> {
+        &self.minted
+    }
+
     fn server_config_at(
         &self,
         host: &str,
@@ -111,7 +128,7 @@ impl Leaves {
     ) -> Result<Arc<ServerConfig>, LeafError> {
         let name = parse(host)?;
         if let Some(entry) = self.cache.get(&name)
-            && entry.is_good_at(now)
+            && self.serves(&entry, now)
         {
             return Ok(Arc::clone(&entry.config));
         }
@@ -128,27 +145,44 @@ impl Leaves {
         template: &ServerConfig,
         now: OffsetDateTime,
     ) -> Result<Entry, LeafError> {
-        let leaf = self.mint(names, now)?;
+        let authority = self.authority();
+        let leaf = self.mint_by(&authority, names, now)?;
         let mut chain = vec![leaf.der];
-        chain.extend_from_slice(self.authority.chain());
+        chain.extend_from_slice(authority.chain());
         let certified = CertifiedKey::new(chain, Arc::clone(&self.signer));
 
         let mut config = template.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         Ok(Entry {
+            authority,
             config: Arc::new(config),
             not_before: leaf.not_before,
             renew_at: now + (leaf.not_after - now) * 2 / 3,
         })
     }
 
-    /// The first of `names` is the common name.
+    /// Whether an entry is still right: in its time, and of who signs now.
+    pub(super) fn serves(&self, entry: &Entry, now: OffsetDateTime) -> bool {
+        Arc::ptr_eq(&entry.authority, &self.authority.load()) && entry.is_good_at(now)
+    }
+
+    #[cfg(test)]
     pub(super) fn mint(
         &self,
         names: &[ServerName<'_>],
         now: OffsetDateTime,
     ) -> Result<Leaf, LeafError> {
-        let ca_end = self.authority.not_after();
+        self.mint_by(&self.authority(), names, now)
+    }
+
+    /// The first of `names` is the common name.
+    fn mint_by(
+        &self,
+        authority: &Authority,
+        names: &[ServerName<'_>],
+        now: OffsetDateTime,
+    ) -> Result<Leaf, LeafError> {
+        let ca_end = authority.not_after();
         if ca_end <= now {
             return Err(LeafError::CaEnded(ca_end));
         }
@@ -173,7 +207,7 @@ impl Leaves {
                 }
             });
         }
-        let der = self.authority.sign(params, &self.key)?;
+        let der = authority.sign(params, &self.key)?;
         self.minted.fetch_add(1, Ordering::Relaxed);
         Ok(Leaf {
             der,
@@ -192,7 +226,7 @@ impl Entry {
 
     /// Not before its beginning either: a clock that was ahead at start-up and then set right
     /// would leave certificates of the future in the cache.
-    pub(super) fn is_good_at(&self, now: OffsetDateTime) -> bool {
+    fn is_good_at(&self, now: OffsetDateTime) -> bool {
         (self.not_before..self.renew_at).contains(&now)
     }
 }

@@ -21,7 +21,7 @@ pub struct Login {
 }
 
 /// Where a registry's login is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoginSource {
     PasswordFile {
         username: String,
@@ -117,6 +117,11 @@ impl Credentials {
             source,
             held: Mutex::new(None),
         })
+    }
+
+    /// Where it is kept.
+    pub fn source(&self) -> &LoginSource {
+        &self.source
     }
 
     /// The login as it is now: a file is read again when it changed, a helper asked every few minutes.

@@ -4,7 +4,7 @@ mod client;
 mod connection;
 pub mod credentials;
 pub mod dial;
-mod health;
+pub mod health;
 pub mod identity;
 pub mod parent;
 mod redirect;
@@ -14,6 +14,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{self, Authority, PathAndQuery};
@@ -23,7 +24,7 @@ use http_body_util::{BodyExt, Limited};
 use self::client::HttpClient;
 pub use self::connection::Connection;
 use self::dial::{DialError, Dialer};
-use self::health::Health;
+use self::health::{Health, RateLimit};
 use self::identity::Scheme;
 use self::parent::ParentError;
 use self::token::Tokens;
@@ -82,17 +83,38 @@ pub struct Redirected;
 /// Sends requests upstream, with every wait bounded.
 #[derive(Debug)]
 pub struct Upstream {
-    client: HttpClient,
-    dialer: Arc<Dialer>,
+    way: ArcSwap<Way>,
     health: Health,
     tokens: Tokens,
     /// How endpoints want to be asked, by repository.
     schemes: moka::sync::Cache<String, Scheme>,
     /// Token services that were asked seconds ago, and whether they answered.
     services: moka::sync::Cache<String, bool>,
-    idle: Duration,
     via: HeaderValue,
     metrics: Arc<Metrics>,
+}
+
+/// How everything beyond is reached: `[upstream]`, and its limits.
+#[derive(Debug)]
+pub struct Way {
+    client: HttpClient,
+    dialer: Arc<Dialer>,
+    /// Bounds every wait for an upstream's next byte.
+    idle: Duration,
+}
+
+// === impl Way ===
+
+impl Way {
+    /// With a pool of connections of its own. `idle` bounds every wait for an upstream's next byte.
+    pub fn new(tls: rustls::ClientConfig, dialer: Dialer, idle: Duration) -> Self {
+        let dialer = Arc::new(dialer);
+        Self {
+            client: client::build(tls, dialer.clone()),
+            dialer,
+            idle,
+        }
+    }
 }
 
 // === impl Endpoint ===
@@ -187,17 +209,9 @@ impl From<&DialError> for Fault {
 // === impl Upstream ===
 
 impl Upstream {
-    /// `idle` bounds every wait for an upstream's next byte.
-    pub fn new(
-        tls: rustls::ClientConfig,
-        dialer: Arc<Dialer>,
-        idle: Duration,
-        via: HeaderValue,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(way: Way, via: HeaderValue, metrics: Arc<Metrics>) -> Self {
         Self {
-            client: client::build(tls, dialer.clone()),
-            dialer,
+            way: ArcSwap::from_pointee(way),
             health: Health::default(),
             tokens: Tokens::default(),
             schemes: moka::sync::Cache::builder()
@@ -208,15 +222,26 @@ impl Upstream {
                 .max_capacity(1_000)
                 .time_to_live(SERVICES_FOR)
                 .build(),
-            idle,
             via,
             metrics,
         }
     }
 
     /// The dialer, for tunnels.
-    pub fn dialer(&self) -> &Arc<Dialer> {
-        &self.dialer
+    pub fn dialer(&self) -> Arc<Dialer> {
+        self.way.load().dialer.clone()
+    }
+
+    /// From here on everything beyond is reached by `way`; what runs goes on as it began.
+    pub fn go_by(&self, way: Way) {
+        self.way.store(Arc::new(way));
+    }
+
+    /// Forgets how upstreams last were: the configuration may lead elsewhere by now.
+    pub fn start_over(&self) {
+        self.schemes.invalidate_all();
+        self.services.invalidate_all();
+        self.health.forget();
     }
 
     /// What this gateway adds to `Via`.
@@ -224,7 +249,7 @@ impl Upstream {
         &self.via
     }
 
-    /// Which endpoints have lately kept a client waiting.
+    /// How registries have lately answered.
     pub fn health(&self) -> &Health {
         &self.health
     }
@@ -243,8 +268,9 @@ impl Upstream {
         // The listener has answered it already (RFC 9110 section 10.1.1).
         request.headers_mut().remove(header::EXPECT);
         let uri = request.uri().clone();
+        let way = self.way.load_full();
         let forwarder = match uri.scheme_str() {
-            Some("http") => self.dialer.forwarder(client::bare_host(&uri)),
+            Some("http") => way.dialer.forwarder(client::bare_host(&uri)),
             _ => None,
         };
         if let Some((_, Some(login))) = forwarder {
@@ -252,11 +278,11 @@ impl Upstream {
             fields.insert(header::PROXY_AUTHORIZATION, login.clone());
         }
         let started = Instant::now();
-        let limit = self.idle + self.dialer.limit();
+        let limit = way.idle + way.dialer.limit();
         // An upload may take as long as it flows: the clock starts anew with every part of it.
         let progress = Progress::default();
         let request = request.map(|body| progress.watch(body));
-        let result = match progress.within(limit, self.client.request(request)).await {
+        let result = match progress.within(limit, way.client.request(request)).await {
             Ok(Ok(response)) => match forwarder {
                 // The parent's own word, which is nothing to the client.
                 Some((parent, _))
@@ -279,13 +305,26 @@ impl Upstream {
             Ok(response) => status_label(response.status()),
             Err(fault) => fault.kind.label(),
         };
+        let took = started.elapsed();
         self.metrics
-            .upstream_request(name, label, started.elapsed().as_secs_f64());
-        let response = result?;
-        if let Some(left) = rate_limit_remaining(response.headers()) {
-            self.metrics.rate_limit_remaining(name, left);
+            .upstream_request(name, label, took.as_secs_f64());
+        let failure = match &result {
+            Ok(response) => failure_status(response.status()),
+            Err(fault) => Some(fault.message.clone()),
+        };
+        match failure {
+            None => self.health.succeeded(name, took),
+            Some(why) => self.health.failed(name, why),
         }
-        let idle = self.idle;
+        let response = result?;
+        if let Some(limit) = RateLimit::read(response.headers()) {
+            self.metrics.rate_limit_remaining(name, limit.remaining);
+            if let Some(all) = limit.limit {
+                self.metrics.rate_limit(name, all);
+            }
+            self.health.limited(name, limit);
+        }
+        let idle = way.idle;
         Ok(response.map(|body| Idle::new(body, idle, "upstream").boxed_unsync()))
     }
 
@@ -386,9 +425,11 @@ fn bare_request(method: Method, uri: Uri, headers: HeaderMap) -> Request<Body> {
     request
 }
 
-fn rate_limit_remaining(headers: &HeaderMap) -> Option<i64> {
-    let value = headers.get("ratelimit-remaining")?.to_str().ok()?;
-    value.split(';').next()?.trim().parse().ok()
+/// What an answer says against the registry's health; nothing for an answer that is the client's own
+/// business, as a 404.
+fn failure_status(status: StatusCode) -> Option<String> {
+    let failed = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    failed.then(|| format!("it answered {status}"))
 }
 
 fn status_label(status: StatusCode) -> &'static str {

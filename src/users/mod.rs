@@ -54,6 +54,9 @@ struct File {
     stamp: Stamp,
 }
 
+/// A users file that was read and can be used.
+pub struct Fresh(Table);
+
 /// What changes when a file does.
 type Stamp = Option<(i64, i64, u64, u64)>;
 
@@ -132,6 +135,24 @@ impl Users {
         }
     }
 
+    /// The file of these users; `None` where nobody is asked.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+
+    /// Reads the file again, for [`Users::take`]. `None` where there is none.
+    pub fn read_again(&self) -> Result<Option<Fresh>, UsersError> {
+        let read = |file: &File| Table::read(&file.path).map(Fresh);
+        self.file.as_ref().map(read).transpose()
+    }
+
+    /// These are the users from here on.
+    pub fn take(&self, fresh: Fresh) {
+        if let Some(file) = &self.file {
+            file.table.store(Arc::new(fresh.0));
+        }
+    }
+
     /// Reads the file again whenever it changes. A file that cannot be used leaves the users as
     /// they are.
     pub async fn follow(self: Arc<Self>) {
@@ -205,6 +226,15 @@ impl Users {
     fn mac(&self) -> Hmac<Sha256> {
         // HMAC takes keys of any length.
         Hmac::new_from_slice(&self.secret).unwrap_or_else(|e| panic!("an HMAC key: {e}"))
+    }
+}
+
+// === impl Fresh ===
+
+impl Fresh {
+    /// Whether the file has this user.
+    pub fn knows(&self, user: &str) -> bool {
+        self.0.hash(user).is_some()
     }
 }
 

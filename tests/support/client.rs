@@ -333,7 +333,7 @@ impl Session {
         }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.connection.is_finished()
     }
 }

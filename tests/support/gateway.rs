@@ -163,6 +163,53 @@ impl Gateway {
         reply.text().await
     }
 
+    /// Writes another configuration, and does not tell it.
+    pub fn rewrite(&mut self, change: impl FnOnce(Setup) -> Setup) {
+        self.setup = change(self.setup.clone());
+        self.setup.write(&self.home);
+    }
+
+    /// SIGHUP, and waits for what it says: the line of the log.
+    pub async fn hangup(&self) -> String {
+        let before = self.log.all("\"the configuration was ").len();
+        self.ask_to_reload();
+        self.log.nth("\"the configuration was ", before + 1).await
+    }
+
+    /// SIGHUP, and does not wait.
+    pub fn ask_to_reload(&self) {
+        let child = self.child.as_ref().expect("it runs");
+        signal("HUP", child.id());
+    }
+
+    /// Waits until `/metrics` has this line.
+    pub async fn metric_becomes(&self, line: &str) {
+        within(30, async {
+            while !self.metrics().await.lines().any(|one| one == line) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Another configuration, which it must take.
+    pub async fn reload_as(&mut self, change: impl FnOnce(Setup) -> Setup) -> String {
+        self.rewrite(change);
+        let line = self.hangup().await;
+        assert!(line.contains("was read anew"), "{line}");
+        line
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.home.path().join("pierhead.toml")
+    }
+
+    /// The certificate clients are to trust by now, in PEM.
+    pub fn ca_now(&self) -> String {
+        std::fs::read_to_string(self.ca_dir().join("ca.crt")).expect("the CA's certificate")
+    }
+
     /// Ends it as a power cut would, and waits until it is gone.
     pub async fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {

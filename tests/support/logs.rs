@@ -71,6 +71,32 @@ impl Log {
         })
     }
 
+    /// The lines so far that contain `text`.
+    pub fn all(&self, text: &str) -> Vec<String> {
+        let lines = self.0.borrow();
+        let has = lines.all.iter().filter(|line| line.contains(text));
+        has.cloned().collect()
+    }
+
+    /// Waits for the `n`th line that contains `text`, counted from one.
+    #[track_caller]
+    pub fn nth(&self, text: &str, n: usize) -> impl Future<Output = String> {
+        let mut lines = self.0.subscribe();
+        let text = text.to_owned();
+        within(30, async move {
+            let has = |lines: &Lines| {
+                let mut has = lines.all.iter().filter(|line| line.contains(&text));
+                has.nth(n - 1).cloned()
+            };
+            let found = lines
+                .wait_for(|lines| lines.ended || has(lines).is_some())
+                .await;
+            let found = found.expect("the log holds its sender");
+            has(&found)
+                .unwrap_or_else(|| panic!("no {n} times {text:?} in:\n{}", found.all.join("\n")))
+        })
+    }
+
     /// Waits for a line that contains `text`.
     #[track_caller]
     pub fn line(&self, text: &str) -> impl Future<Output = String> {

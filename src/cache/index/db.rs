@@ -84,11 +84,12 @@ fn restrict(path: &Path) {
 }
 
 pub(super) fn read_meta(db: &Database, name: &str) -> Option<u64> {
-    let value = || -> Result<Option<u64>, Error> {
-        let table = db.begin_read()?.open_table(META)?;
-        Ok(table.get(name)?.map(|value| value.value()))
-    };
-    value().ok()?
+    meta(db, name).ok()?
+}
+
+pub(super) fn meta(db: &Database, name: &str) -> Result<Option<u64>, Error> {
+    let table = db.begin_read()?.open_table(META)?;
+    Ok(table.get(name)?.map(|value| value.value()))
 }
 
 pub(super) const OBJECTS: TableDefinition<'_, &[u8], (u64, u64, &str)> =
@@ -98,8 +99,20 @@ pub(super) const TAGS: TableDefinition<'_, &str, (&str, &str, u64, u64)> =
     TableDefinition::new("tags");
 pub(super) const MEMBERS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("members");
 pub(super) const GRANTS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("grants");
+/// By manifest: what it refers to, see `images::Child`.
+pub(super) const CHILDREN: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("children");
+/// The other way round: the child's key, then the manifest's.
+pub(super) const PARENTS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("parents");
+/// By image; 1 for one that was imported.
+pub(super) const PINS: TableDefinition<'_, &str, u64> = TableDefinition::new("pins");
+/// By repository and object: what anybody may have while upstream is away.
+pub(super) const RELEASED: TableDefinition<'_, &[u8], ()> = TableDefinition::new("released");
+/// By repository and grant: when it was last proven.
+pub(super) const STANDING: TableDefinition<'_, &[u8], u64> = TableDefinition::new("standing");
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 pub(super) const USED: &str = "used";
 /// Present once every file on disk was known.
 pub(super) const WALKED: &str = "walked";
+/// Present once it was known of every manifest what it refers to.
+pub(super) const LEARNT: &str = "learnt";
 const CACHE: usize = 16 << 20;

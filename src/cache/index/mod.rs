@@ -6,6 +6,8 @@
 //! snapshots. An index that cannot be opened is set aside and rebuilt from the files.
 
 mod db;
+pub mod images;
+pub mod pins;
 mod writer;
 
 use std::collections::HashMap;
@@ -20,6 +22,7 @@ use tracing::{error, warn};
 use self::db::{
     Db, GRANTS, LRU, MEMBERS, OBJECTS, TAGS, USED, WALKED, create, in_memory, is_broken, read_meta,
 };
+use self::pins::Pins;
 use self::writer::{Ack, Op, Writer};
 use crate::oci::digest::{Algorithm, Digest};
 use crate::store::Key;
@@ -56,6 +59,7 @@ pub struct Index {
     used_at_open: u64,
     /// The files have to be walked: there was no usable index.
     rebuild: bool,
+    pins: Pins,
 }
 
 /// The index could not take a change; the cache goes on, a little more forgetful.
@@ -88,6 +92,10 @@ impl Index {
         };
         let used_at_open = read_meta(&db, USED).unwrap_or(0);
         let rebuild = broken || read_meta(&db, WALKED).is_none();
+        let pins = images::pinned_names(&db).unwrap_or_else(|e| {
+            error!(error = %e, "what is pinned cannot be read; until the next start nothing is");
+            Default::default()
+        });
         let db = Arc::new(Db {
             open: RwLock::new(Some(db)),
             path: path.clone(),
@@ -112,6 +120,7 @@ impl Index {
             touched,
             used_at_open,
             rebuild,
+            pins: Pins::new(pins),
         }
     }
 
@@ -262,6 +271,9 @@ impl Index {
 
     /// Remembers or (`None`) forgets a tag.
     pub async fn set_tag(&self, tag_key: String, record: Option<TagRecord>) {
+        if let Some(record) = &record {
+            self.protect_tag(&tag_key, &record.digest);
+        }
         self.send(Op::Tag(tag_key, record)).await;
     }
 
@@ -339,7 +351,8 @@ fn tag_record((digest, media_type, size, confirmed): (&str, &str, u64, u64)) -> 
     }
 }
 
-fn now_micros() -> u64 {
+/// Microseconds since the epoch.
+pub fn now_micros() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))

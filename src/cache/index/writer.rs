@@ -1,13 +1,17 @@
 //! The one that writes: whatever waits becomes one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Durability, Error, ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use super::db::{Db, GRANTS, LRU, MEMBERS, META, OBJECTS, TAGS, USED, WALKED};
+use super::db::{
+    CHILDREN, Db, GRANTS, LEARNT, LRU, MEMBERS, META, OBJECTS, PARENTS, PINS, RELEASED, STANDING,
+    TAGS, USED, WALKED,
+};
+use super::images::{Child, after};
 use super::{IndexError, ObjectInfo, TagRecord, lock, on_disk};
 use crate::store::Key;
 
@@ -22,6 +26,14 @@ pub(super) enum Op {
     /// All records of a tag, whatever `Accept` they answer.
     Untag(String),
     Walked(Ack),
+    /// What a manifest refers to.
+    Children(Key, Vec<Child>),
+    Learnt(Ack),
+    /// A pin by its name, and whether it was imported.
+    Pin(String, Option<bool>, Ack),
+    /// Of a repository: the objects that anybody may have while upstream is away.
+    Release(Vec<u8>, Vec<Vec<u8>>, Ack),
+    Standing(Vec<u8>, Option<u64>),
     /// Tags and grants older than this.
     Prune(u64),
     Flush(Ack),
@@ -52,6 +64,9 @@ impl Writer {
                 if let Op::Insert(_, _, Some(ack))
                 | Op::Remove(_, Some(ack))
                 | Op::Walked(Some(ack))
+                | Op::Learnt(Some(ack))
+                | Op::Pin(_, _, Some(ack))
+                | Op::Release(_, _, Some(ack))
                 | Op::Flush(Some(ack)) = op
                 {
                     let answer = match &result {
@@ -91,6 +106,11 @@ pub(super) fn apply(
     let mut tags = txn.open_table(TAGS)?;
     let mut members = txn.open_table(MEMBERS)?;
     let mut grants = txn.open_table(GRANTS)?;
+    let mut children = txn.open_table(CHILDREN)?;
+    let mut parents = txn.open_table(PARENTS)?;
+    let mut pins = txn.open_table(PINS)?;
+    let mut released = txn.open_table(RELEASED)?;
+    let mut standing = txn.open_table(STANDING)?;
     let mut meta = txn.open_table(META)?;
     let mut used = meta.get(USED)?.map_or(0, |v| v.value());
     let before = used;
@@ -137,6 +157,11 @@ pub(super) fn apply(
                     let mut end = key.clone();
                     end.push(u8::MAX);
                     members.retain_in(key.as_slice()..end.as_slice(), |_, _| false)?;
+                    let known = children.remove(key.as_slice())?;
+                    let known = known.map(|value| Child::read_all(value.value()));
+                    for child in known.unwrap_or_default() {
+                        parents.remove([child.key.to_bytes(), key.clone()].concat().as_slice())?;
+                    }
                 }
             }
             Op::Tag(key, Some(record)) => {
@@ -163,16 +188,51 @@ pub(super) fn apply(
                 grants.remove(grant.as_slice())?;
             }
             Op::Untag(prefix) => {
-                // The prefix ends in a line feed; what follows it is below the next character.
-                let end = format!("{}\u{b}", prefix.trim_end_matches('\n'));
-                tags.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
+                tags.retain_in(prefix.as_str()..after(prefix).as_str(), |_, _| false)?;
             }
             Op::Walked(_) => {
                 meta.insert(WALKED, 1)?;
             }
             Op::Prune(oldest) => {
-                tags.retain(|_, (_, _, _, confirmed)| confirmed >= *oldest)?;
+                let pinned = names_of(&pins)?;
+                tags.retain(|key, (_, _, _, confirmed)| {
+                    let name = key.rfind('\n').map_or(key, |at| &key[..=at]);
+                    confirmed >= *oldest || pinned.contains(name)
+                })?;
                 grants.retain(|_, at| at >= *oldest)?;
+                standing.retain(|key, at| at >= *oldest || is_of_a_pinned(key, &pinned))?;
+            }
+            Op::Children(key, list) => {
+                let key = key.to_bytes();
+                let mut bytes = Vec::new();
+                for child in list {
+                    child.write(&mut bytes);
+                    parents.insert([child.key.to_bytes(), key.clone()].concat().as_slice(), ())?;
+                }
+                children.insert(key.as_slice(), bytes.as_slice())?;
+            }
+            Op::Learnt(_) => {
+                meta.insert(LEARNT, 1)?;
+            }
+            Op::Pin(name, Some(imported), _) => {
+                pins.insert(name.as_str(), u64::from(*imported))?;
+            }
+            Op::Pin(name, None, _) => {
+                pins.remove(name.as_str())?;
+            }
+            Op::Release(repository, keys, _) => {
+                // A key begins with a letter, so all are below this.
+                let end = [repository.as_slice(), &[u8::MAX]].concat();
+                released.retain_in(repository.as_slice()..end.as_slice(), |_, _| false)?;
+                for key in keys {
+                    released.insert([repository.as_slice(), key].concat().as_slice(), ())?;
+                }
+            }
+            Op::Standing(name, Some(at)) => {
+                standing.insert(name.as_slice(), at)?;
+            }
+            Op::Standing(name, None) => {
+                standing.remove(name.as_slice())?;
             }
             Op::Flush(_) => {}
         }
@@ -182,3 +242,24 @@ pub(super) fn apply(
     }
     Ok(())
 }
+
+fn names_of(pins: &impl ReadableTable<&'static str, u64>) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::new();
+    for entry in pins.iter()? {
+        names.insert(entry?.0.value().to_owned());
+    }
+    Ok(names)
+}
+
+/// Whether a grant's name is of a repository in which something is pinned.
+fn is_of_a_pinned(name: &[u8], pinned: &BTreeSet<String>) -> bool {
+    let repository = name.len().checked_sub(GRANT).map(|at| &name[..at]);
+    let Some(Ok(prefix)) = repository.map(std::str::from_utf8) else {
+        return false;
+    };
+    let next = pinned.range(prefix.to_owned()..).next();
+    next.is_some_and(|name| name.starts_with(prefix))
+}
+
+/// Bytes of a grant's key.
+const GRANT: usize = 32;

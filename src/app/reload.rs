@@ -1,0 +1,413 @@
+//! The configuration read anew while the gateway runs. All of it is built before any of it counts: a
+//! file that is wrong anywhere changes nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::task::{AbortHandle, JoinError};
+use tracing::{info, warn};
+
+use super::parts::{self, Unusable};
+use super::rooms::Rooms;
+use crate::cache::Cache;
+use crate::config::{Config, ConfigError};
+use crate::connect::{Gateway, Live};
+use crate::listen::Clients;
+use crate::policy::Policy;
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{self, Authority};
+use crate::upstream::Way;
+use crate::upstream::credentials::Credentials;
+use crate::users::{Fresh, Users};
+use crate::wire::pace::Patience;
+
+/// Takes a changed configuration into a running gateway.
+#[derive(Debug)]
+pub struct Reloader {
+    gateway: Arc<Gateway>,
+    cache: Arc<Cache>,
+    clients: Arc<Clients>,
+    patience: Arc<ArcSwap<Patience>>,
+    metrics: Arc<Metrics>,
+    /// What is in force.
+    config: ArcSwap<Config>,
+    /// Held by the one who changes something.
+    turn: tokio::sync::Mutex<Turn>,
+}
+
+/// What came of a reload. Keys are named as in the file; values, which may be secrets, are not told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Keys that are in force as the file says by now.
+    pub changed: Vec<String>,
+    /// Keys that the file says differently, and that stay as they are until the next start.
+    pub needs_restart: Vec<String>,
+    /// What the owner should hear, though it stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Why a configuration was not taken. Everything is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// Names the file, the line and the key.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something that the configuration names cannot be used.
+    #[error("{0:#}")]
+    Unusable(#[from] anyhow::Error),
+    #[error("the reload came to no end: {0}")]
+    Broken(#[from] JoinError),
+}
+
+/// There is no registry of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no registry is called {0}; the names are those that `pierhead serve` lists under \"caches\""
+)]
+pub struct NoSuchRegistry(pub String);
+
+#[derive(Debug, Default)]
+struct Turn {
+    /// Reads the users file when it changes.
+    following: Option<AbortHandle>,
+    /// Registries that were switched since the file was read.
+    switched: BTreeMap<String, bool>,
+}
+
+/// All that may fail has not.
+struct Prepared {
+    config: Config,
+    live: Live,
+    users: Option<Fresh>,
+    way: Option<Way>,
+    authority: Option<Authority>,
+    report: Report,
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    pub(super) fn new(
+        config: Config,
+        rooms: &Rooms,
+        clients: Arc<Clients>,
+        patience: Arc<ArcSwap<Patience>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            gateway: rooms.gateway.clone(),
+            cache: rooms.cache.clone(),
+            clients,
+            patience,
+            metrics: rooms.metrics.clone(),
+            config: ArcSwap::from_pointee(config),
+            turn: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Reads the file and the environment anew, and takes what can be taken without a restart. New
+    /// requests are judged by it, on connections that stand already too; what runs finishes as it
+    /// began. The log and the metrics tell the result.
+    pub async fn reload(self: &Arc<Self>) -> Result<Report, ReloadError> {
+        let reloader = self.clone();
+        // In a task of its own: one whose caller goes away is not left half done.
+        tokio::spawn(async move {
+            let mut turn = reloader.turn.lock().await;
+            let result = reloader.attempt(&mut turn).await;
+            reloader.tell(&result);
+            result
+        })
+        .await?
+    }
+
+    /// Switches a registry on, or off: answered from the cache alone. Until the next reload or restart,
+    /// which the answer says.
+    pub async fn set_enabled(
+        &self,
+        registry: &str,
+        enabled: bool,
+    ) -> Result<String, NoSuchRegistry> {
+        let mut turn = self.turn.lock().await;
+        let live = self.gateway.live.load_full();
+        let policy = live.policy.switched(registry, enabled);
+        let policy = policy.ok_or_else(|| NoSuchRegistry(registry.to_owned()))?;
+        self.gateway.live.store(Arc::new(Live {
+            policy: Arc::new(policy),
+            ..Live::clone(&live)
+        }));
+        turn.switched.insert(registry.to_owned(), enabled);
+        let state = if enabled { "on" } else { "off" };
+        let told = format!(
+            "{registry} is switched {state} until the next reload or restart; enabled = {enabled} in its [[registry]] makes it last"
+        );
+        info!("{told}");
+        Ok(told)
+    }
+
+    /// Begins to follow the users file.
+    pub(super) async fn follow_users(&self) {
+        self.follow(&mut *self.turn.lock().await);
+    }
+
+    async fn attempt(&self, turn: &mut Turn) -> Result<Report, ReloadError> {
+        let (running, gateway) = (self.config(), self.gateway.clone());
+        let preparing = tokio::task::spawn_blocking(move || prepare(&running, &gateway));
+        let mut prepared = preparing.await??;
+        for (registry, enabled) in std::mem::take(&mut turn.switched) {
+            let state = if enabled { "on" } else { "off" };
+            prepared.report.warnings.push(format!(
+                "{registry} was switched {state} by hand; what the file says of it is in force again"
+            ));
+        }
+        let report = prepared.report.clone();
+        self.put_in_force(prepared, turn);
+        Ok(report)
+    }
+
+    /// Nothing here may fail.
+    fn put_in_force(&self, prepared: Prepared, turn: &mut Turn) {
+        let Prepared { config, live, .. } = prepared;
+        if let Some(authority) = prepared.authority {
+            self.gateway.leaves.sign_by(Arc::new(authority));
+        }
+        if let Some(way) = prepared.way {
+            self.gateway.upstream.go_by(way);
+        }
+        self.gateway.upstream.start_over();
+        self.patience.store(Arc::new(parts::patience(&config)));
+        self.clients.allow(config.limits.connections_per_client);
+        log::set_level(config.log.level.as_str());
+        let others = !Arc::ptr_eq(&live.users, &self.gateway.live.load().users);
+        if let Some(fresh) = prepared.users {
+            live.users.take(fresh);
+        }
+        self.gateway.live.store(Arc::new(live));
+        if others {
+            self.follow(turn);
+        }
+        // To make room takes a while, and nobody has to wait for it.
+        let (cache, bounds) = (self.cache.clone(), parts::bounds(&config));
+        tokio::spawn(async move { cache.keep_within(bounds).await });
+        self.config.store(Arc::new(config));
+    }
+
+    fn follow(&self, turn: &mut Turn) {
+        let users = self.gateway.live.load().users.clone();
+        let following = tokio::spawn(users.follow()).abort_handle();
+        if let Some(before) = turn.following.replace(following) {
+            before.abort();
+        }
+    }
+
+    fn tell(&self, result: &Result<Report, ReloadError>) {
+        self.metrics.reloaded(result.is_ok());
+        match result {
+            Ok(report) => {
+                for warning in &report.warnings {
+                    warn!("{warning}");
+                }
+                if !report.needs_restart.is_empty() {
+                    warn!(
+                        keys = report.needs_restart.join("; "),
+                        "these keys have changed and need a restart; they stay as they were"
+                    );
+                }
+                info!(
+                    changed = report.changed.join("; "),
+                    "the configuration was read anew"
+                );
+            }
+            Err(e) => warn!(
+                error = %e,
+                "the configuration was not taken; everything stays as it was"
+            ),
+        }
+    }
+}
+
+/// Builds everything that `running` cannot keep. Blocking. What is written, the CA's certificate, comes
+/// last.
+fn prepare(running: &Config, gateway: &Gateway) -> Result<Prepared, ReloadError> {
+    let written = running.load_again()?;
+    let changes = running.changes(&written);
+    let (needs_restart, changed): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|change| change.needs_restart);
+    let mut report = Report {
+        changed: changed.into_iter().map(|change| change.key).collect(),
+        needs_restart: needs_restart.into_iter().map(|change| change.key).collect(),
+        warnings: written.warnings.clone(),
+    };
+    let config = written.as_far_as_reloadable(running);
+    let before = gateway.live.load_full();
+
+    let policy = Policy::new(
+        config.policy.clone(),
+        config.registries.clone(),
+        config.builtin_registries,
+    );
+    let (way, warnings) = way(running, &config, gateway)?;
+    report.warnings.extend(warnings);
+    let (users, fresh) = if before.users.file() == config.users_file.as_deref() {
+        let fresh = before.users.read_again().map_err(Unusable::new);
+        (before.users.clone(), fresh.map_err(anyhow::Error::from)?)
+    } else {
+        let metrics = gateway.metrics.clone();
+        let users = Users::open(config.users_file.as_deref(), metrics).map_err(Unusable::new);
+        (Arc::new(users.map_err(anyhow::Error::from)?), None)
+    };
+    match &fresh {
+        Some(fresh) => report
+            .warnings
+            .extend(parts::strangers(&config, |user| fresh.knows(user))),
+        None => report
+            .warnings
+            .extend(parts::strangers(&config, |user| users.knows(user))),
+    }
+    let robots = kept(parts::robots(&config, &policy), &before.rules.robots);
+
+    let authority = authority(&config, &policy, gateway, &mut report)?;
+    Ok(Prepared {
+        live: Live {
+            rules: Arc::new(parts::rules(&config, robots)),
+            policy: Arc::new(policy),
+            users,
+            client_idle: config.limits.client_idle,
+        },
+        config,
+        users: fresh,
+        way,
+        authority,
+        report,
+    })
+}
+
+/// Another way upstream, where something about it changed: the connections that wait in the old one's
+/// pool are worth keeping. A file of roots may have changed under the same name.
+fn way(
+    running: &Config,
+    config: &Config,
+    gateway: &Gateway,
+) -> Result<(Option<Way>, Vec<String>), ReloadError> {
+    let (a, b) = (&running.upstream, &config.upstream);
+    let same = a.ca_file.is_none()
+        && b.ca_file.is_none()
+        && a.parent == b.parent
+        && a.allow_private == b.allow_private
+        && a.resolve == b.resolve
+        && running.limits.upstream_connect == config.limits.upstream_connect
+        && running.limits.upstream_idle == config.limits.upstream_idle;
+    if same {
+        return Ok((None, Vec::new()));
+    }
+    let tls = tls::client_config(b.ca_file.as_deref()).map_err(Unusable::new);
+    let (tls, warnings) = tls.map_err(anyhow::Error::from)?;
+    let parent = parts::parent(config, &tls, gateway.upstream.via().clone())?;
+    let warnings = warnings.iter().map(ToString::to_string).collect();
+    Ok((Some(parts::way(config, tls, parent)), warnings))
+}
+
+/// The CA, where its certificate is another one by now.
+fn authority(
+    config: &Config,
+    policy: &Policy,
+    gateway: &Gateway,
+    report: &mut Report,
+) -> Result<Option<Authority>, ReloadError> {
+    let (authority, notices) = parts::authority(config, policy)?;
+    let before = gateway.leaves.authority();
+    for notice in notices {
+        match notice.is_warning() {
+            true => report.warnings.push(notice.to_string()),
+            false => info!("{notice}"),
+        }
+    }
+    if authority.is(&before) {
+        return Ok(None);
+    }
+    report.warnings.push(format!(
+        "the certificate that clients trust has the fingerprint sha256 {} from here on, and had {}; they find it at /ca.crt",
+        authority.fingerprint(),
+        before.fingerprint()
+    ));
+    Ok(Some(authority))
+}
+
+/// A login from the same place goes on being the same: it has been read already.
+fn kept(
+    mut robots: HashMap<String, Arc<Credentials>>,
+    before: &HashMap<String, Arc<Credentials>>,
+) -> HashMap<String, Arc<Credentials>> {
+    for (name, credentials) in &mut robots {
+        if let Some(known) = before.get(name)
+            && known.source() == credentials.source()
+        {
+            *credentials = known.clone();
+        }
+    }
+    robots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn reloader(home: &tempfile::TempDir) -> Arc<Reloader> {
+        let file = home.path().join("pierhead.toml");
+        let dir = |name: &str| home.path().join(name);
+        let text = format!(
+            "[ca]\ndir = {:?}\n[cache]\ndir = {:?}\n[[registry]]\nhost = \"registry.test\"\n",
+            dir("ca"),
+            dir("cache")
+        );
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(Some(&file), std::iter::empty()).unwrap();
+        let rooms = Rooms::build(&config).await.unwrap();
+        let clients = Clients::new(config.limits.connections_per_client);
+        let patience = Arc::new(ArcSwap::from_pointee(parts::patience(&config)));
+        Reloader::new(config, &rooms, clients, patience)
+    }
+
+    fn enabled(reloader: &Reloader, name: &str) -> bool {
+        let live = reloader.gateway.live.load();
+        let found = live.policy.registry_for(name, None);
+        found.unwrap().enabled
+    }
+
+    #[tokio::test]
+    async fn a_switch_lasts_until_the_next_reload_which_says_so() {
+        let home = tempfile::tempdir().unwrap();
+        let reloader = reloader(&home).await;
+        let unknown = reloader.set_enabled("nowhere.test", false).await;
+        assert_eq!(unknown, Err(NoSuchRegistry("nowhere.test".into())));
+        let told = reloader.set_enabled("registry.test", false).await.unwrap();
+        assert!(told.contains("until the next reload or restart"), "{told}");
+        assert!(!enabled(&reloader, "registry.test") && enabled(&reloader, "ghcr.io"));
+
+        let report = reloader.reload().await.unwrap();
+        assert!(enabled(&reloader, "registry.test"));
+        assert_eq!(report.changed, [""; 0]);
+        assert_eq!(report.warnings.len(), 1, "{report:?}");
+        assert!(report.warnings[0].contains("registry.test was switched off by hand"));
+        assert_eq!(reloader.reload().await.unwrap(), Report::default());
+    }
+
+    #[tokio::test]
+    async fn a_refused_reload_leaves_the_switch_and_everything_else() {
+        let home = tempfile::tempdir().unwrap();
+        let reloader = reloader(&home).await;
+        reloader.set_enabled("registry.test", false).await.unwrap();
+        let before = reloader.gateway.live.load_full();
+        std::fs::write(home.path().join("pierhead.toml"), "[cache]\nmax = 1\n").unwrap();
+        let error = reloader.reload().await.unwrap_err();
+        assert!(matches!(error, ReloadError::Config(_)), "{error}");
+        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(Arc::ptr_eq(&before, &reloader.gateway.live.load_full()));
+    }
+}
