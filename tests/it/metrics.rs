@@ -13,7 +13,8 @@ use crate::support::{Blob, Fault, Gate, Gateway, On, Upstream, client, logs::Log
 const README: &str = include_str!("../../README.md");
 const DASHBOARD: &str = include_str!("../../scripts/grafana/pierhead.json");
 
-/// A gateway that logs in to its registry, has been through a pull twice, and was told of a limit.
+/// A gateway that logs in to its registry, keeps images warm, has been through a pull twice, was told of
+/// a limit, and has read its configuration anew.
 async fn used() -> (Upstream, Gateway) {
     let (up, _, image) = robots(Asks::Basic).await;
     let fields = vec![
@@ -24,7 +25,17 @@ async fn used() -> (Upstream, Gateway) {
         On::get("/manifests/other"),
         Fault::Status(429, fields, "slow down"),
     );
-    let gateway = robot::gateway(&up, "gateway", "r0b0t-pass").await;
+    // The first entry of these can be kept warm, the second cannot.
+    let warm = "[[prefetch]]\nimages = [\"registry.test/team/app:v1\"]\n";
+    let cold = "[[prefetch]]\nimages = [\"registry.test/team/app:none\"]\n";
+    let setup = Gateway::before(&up).more(&format!("{warm}{cold}"));
+    let gateway = robot::gateway_as(setup, "gateway", "r0b0t-pass").await;
+    gateway
+        .metric_becomes("pierhead_prefetch_failures_total{entry=\"2\"} 1")
+        .await;
+    let pulled = |line: &str| line.contains("prefetched");
+    assert!(within(30, gateway.log.until(pulled)).await, "it ended");
+    gateway.hangup().await;
     gateway.client().pull(&image).await;
     gateway.client().pull(&image).await;
     let other = "https://registry.test/v2/team/app/manifests/other";
