@@ -7,6 +7,7 @@ mod page;
 pub mod steering;
 pub mod token;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,11 +15,14 @@ use arc_swap::ArcSwap;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use axum::{Extension, Json, Router, middleware};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tower_service::Service;
 
 use self::api::cache::Verifying;
 use self::door::Peer;
@@ -116,14 +120,30 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSw
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(from))));
+        let router = router.clone().layer(Extension(Peer(from)));
         let ending = drain.clone();
         let patience = **patience.load();
         drain.spawn(async move {
+            let socket = Paced::new(socket, patience);
+            let pace = socket.pace().clone();
+            // A transfer of images, or of events, takes as long as it takes.
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let (busy, answer) = (pace.busy(), Service::call(&mut router.clone(), request));
+                async move {
+                    let answer = answer.await?;
+                    Ok::<_, Infallible>(answer.map(|body| {
+                        body.map_frame(move |frame| {
+                            // Until the last byte has gone.
+                            let _ = &busy;
+                            frame
+                        })
+                    }))
+                }
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(patience.idle)
-                .serve_connection(TokioIo::new(Paced::new(socket, patience)), service);
+                .serve_connection(TokioIo::new(socket), service);
             tokio::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,

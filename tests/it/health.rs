@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use crate::support::{Gateway, Upstream, client::plain, wire};
+use crate::support::{Gateway, Upstream, client::plain, wire, within};
 
 #[tokio::test]
 async fn the_port_tells_its_health() {
@@ -16,6 +16,27 @@ async fn the_port_tells_its_health() {
             "{path}: {text}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_admin_answer_may_take_longer_than_a_head() {
+    let gateway = Gateway::alone()
+        .text("limits", "client_headers", "1s")
+        .start()
+        .await;
+    let mut events = plain(gateway.admin, "/api/v1/events").await;
+    assert_eq!(events.status, 200);
+    // Without news they are some seconds apart.
+    let mut seen = 0;
+    let two = async {
+        while seen < 2 {
+            let chunk = events.chunk().await.expect("the stream ended").unwrap();
+            seen += String::from_utf8_lossy(&chunk)
+                .matches("event: live")
+                .count();
+        }
+    };
+    within(30, two).await;
 }
 
 #[tokio::test]

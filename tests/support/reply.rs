@@ -147,7 +147,8 @@ impl Reply {
         (code.to_owned(), message.to_owned())
     }
 
-    async fn chunk(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+    /// The next bytes of its body; `None` at its end.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, hyper::Error>> {
         loop {
             match within(60, self.body.frame()).await? {
                 Ok(frame) => {
