@@ -5,15 +5,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Shared;
+use crate::telemetry::build;
 
 pub(super) async fn healthz() -> impl IntoResponse {
-    json(
-        StatusCode::OK,
-        format!(
-            "{{\"status\":\"ok\",\"version\":\"{}\"}}\n",
-            env!("CARGO_PKG_VERSION")
-        ),
-    )
+    json(StatusCode::OK, build::health())
 }
 
 pub(super) async fn readyz(State(shared): State<Shared>) -> impl IntoResponse {

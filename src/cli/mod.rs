@@ -13,6 +13,7 @@ use argh::FromArgs;
 use crate::app::Unusable;
 use crate::config::{Config, ConfigError};
 use crate::policy::Policy;
+use crate::telemetry::build;
 
 /// A forward HTTP(S) proxy that caches what container registries serve.
 #[derive(FromArgs, Debug)]
@@ -36,7 +37,7 @@ pub fn run(args: &[String]) -> ExitCode {
         .get(1)
         .is_some_and(|arg| arg == "--version" || arg == "-V")
     {
-        return say(&format!("pierhead {}\n", env!("CARGO_PKG_VERSION")));
+        return say(&format!("{}\n", build::NAME));
     }
     // `--config=FILE` is `--config FILE`.
     let words: Vec<&str> = args

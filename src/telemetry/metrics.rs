@@ -10,6 +10,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::build;
+
 /// The gateway's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -69,9 +71,9 @@ struct ResultLabels {
 impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("pierhead");
-        let build: Info<Vec<(&str, &str)>> =
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running build", build);
+        let info: Info<Vec<(&str, &str)>> =
+            Info::new(vec![("version", build::VERSION), ("commit", build::COMMIT)]);
+        registry.register("build", "The running build", info);
         let mut metrics = Self {
             requests: Family::default(),
             served_bytes: Family::default(),
