@@ -2,6 +2,7 @@
 
 mod parts;
 mod rooms;
+pub mod service;
 mod summary;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 use self::parts::front;
 pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers};
 pub use self::rooms::Rooms;
+use self::service::{Sockets, listeners};
 use self::summary::{Listening, summary};
 use crate::admin;
 use crate::cache::Cache;
@@ -50,8 +52,9 @@ struct Signals {
 // === impl App ===
 
 impl App {
-    /// Builds every room from its part of the configuration.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    /// Builds every room from its part of the configuration. `sockets` come before what it says of
+    /// addresses.
+    pub async fn build(mut config: Config, sockets: Sockets) -> anyhow::Result<Self> {
         // From here on a signal drains, and does not kill.
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -61,27 +64,24 @@ impl App {
         for warning in &config.warnings {
             warn!("{warning}");
         }
+        sockets.replace(&mut config.listen)?;
         let rooms = Rooms::build(&config).await?;
         let front = front(&config, &rooms.gateway.leaves)?;
         let mut doors = Vec::new();
-        for address in &config.listen.proxy {
-            let listener = listen::bind(*address).await?;
+        for listener in listeners(sockets.proxy, &config.listen.proxy).await? {
             doors.push(Door {
                 listener,
                 front: None,
             });
         }
-        for address in &config.listen.proxy_tls {
-            let listener = listen::bind(*address).await?;
+        for listener in listeners(sockets.proxy_tls, &config.listen.proxy_tls).await? {
             doors.push(Door {
                 listener,
                 front: front.clone(),
             });
         }
-        let admin = match config.listen.admin {
-            Some(address) => Some(listen::bind(address).await?),
-            None => None,
-        };
+        let admin = listeners(sockets.admin, config.listen.admin.as_slice()).await?;
+        let admin = admin.into_iter().next();
         let listening = Listening {
             doors: &doors,
             admin: admin.as_ref(),
@@ -119,6 +119,7 @@ impl App {
         } = self.signals;
         let clients = self.clients;
         tokio::spawn(self.cache.clone().keep_house(self.offline_for));
+        tokio::spawn(service::watchdog(self.cache.clone()));
         tokio::spawn(self.gateway.users.clone().follow());
         for door in self.doors {
             tokio::spawn(listen::accept(
@@ -138,10 +139,12 @@ impl App {
                 self.drain.clone(),
             ));
         }
+        service::ready();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        service::stopping(self.drain_limit);
         info!(limit = ?self.drain_limit, "draining: no new connections; what runs may finish");
         let second = async {
             tokio::select! {
