@@ -7,15 +7,10 @@ use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
 use super::Admin;
+use crate::telemetry::build;
 
 pub(super) async fn healthz() -> impl IntoResponse {
-    json(
-        StatusCode::OK,
-        format!(
-            "{{\"status\":\"ok\",\"version\":\"{}\"}}\n",
-            env!("CARGO_PKG_VERSION")
-        ),
-    )
+    json(StatusCode::OK, build::health())
 }
 
 pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {

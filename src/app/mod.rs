@@ -4,6 +4,7 @@ mod helm;
 mod parts;
 mod reload;
 mod rooms;
+pub mod service;
 mod summary;
 mod watch;
 
@@ -21,6 +22,7 @@ pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers}
 use self::parts::{front, patience};
 pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;
+use self::service::{Sockets, listeners};
 use self::summary::{Listening, summary};
 use self::watch::Watch;
 use crate::admin::token::Token;
@@ -64,8 +66,9 @@ struct Signals {
 // === impl App ===
 
 impl App {
-    /// Builds every room from its part of the configuration.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    /// Builds every room from its part of the configuration. `sockets` come before what it says of
+    /// addresses.
+    pub async fn build(mut config: Config, sockets: Sockets) -> anyhow::Result<Self> {
         // From here on a signal drains, and does not kill.
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -86,27 +89,26 @@ impl App {
             }
             _ => None,
         };
+        // A reload compares with what was asked for, whatever sockets were passed.
+        let asked = config.listen.clone();
+        sockets.replace(&mut config.listen)?;
         let rooms = Rooms::build(&config).await?;
         let front = front(&config, &rooms.gateway.leaves)?;
         let mut doors = Vec::new();
-        for address in &config.listen.proxy {
-            let listener = listen::bind(*address).await?;
+        for listener in listeners(sockets.proxy, &config.listen.proxy).await? {
             doors.push(Door {
                 listener,
                 front: None,
             });
         }
-        for address in &config.listen.proxy_tls {
-            let listener = listen::bind(*address).await?;
+        for listener in listeners(sockets.proxy_tls, &config.listen.proxy_tls).await? {
             doors.push(Door {
                 listener,
                 front: front.clone(),
             });
         }
-        let admin = match config.listen.admin {
-            Some(address) => Some(listen::bind(address).await?),
-            None => None,
-        };
+        let admin = listeners(sockets.admin, config.listen.admin.as_slice()).await?;
+        let admin = admin.into_iter().next();
         let listening = Listening {
             doors: &doors,
             admin: admin.as_ref(),
@@ -128,6 +130,7 @@ impl App {
                 .with_context(|| format!("the cache directory {}", dir.display()))?;
         }
         let prefetch = config.prefetch.clone();
+        config.listen = asked;
         let reloader = Reloader::new(config, &rooms, clients.clone(), patience.clone());
         let drain = Drain::default();
         let board = Admin::new(admin::Parts {
@@ -198,6 +201,7 @@ impl App {
         for (at, entry) in self.prefetch.into_iter().enumerate() {
             tokio::spawn(self.warm.clone().keep_warm(at + 1, entry));
         }
+        tokio::spawn(service::watchdog(self.cache.clone()));
         for door in self.doors {
             tokio::spawn(listen::accept(
                 door,
@@ -212,11 +216,13 @@ impl App {
             tokio::spawn(self.board.users.clone().follow());
             tokio::spawn(admin::serve(listener, self.board, self.patience.clone()));
         }
+        service::ready();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         let limit = self.reloader.config().limits.drain;
+        service::stopping(limit);
         info!(?limit, "draining: no new connections; what runs may finish");
         let second = async {
             tokio::select! {

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::parts::{self, Unusable};
 use super::rooms::Rooms;
+use super::service;
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
 use crate::connect::{Gateway, Live};
@@ -120,8 +121,10 @@ impl Reloader {
         // In a task of its own: one whose caller goes away is not left half done.
         tokio::spawn(async move {
             let mut turn = reloader.turn.lock().await;
+            service::reloading();
             let result = reloader.attempt(&mut turn).await;
             reloader.tell(&result);
+            service::ready();
             result
         })
         .await?

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use super::Rooms;
 use crate::config::Config;
 use crate::listen::Door;
+use crate::telemetry::build;
 
 /// Where the gateway answers.
 pub(super) struct Listening<'a> {
@@ -19,7 +20,7 @@ pub(super) fn summary(
     rooms: &Rooms,
     listening: &Listening<'_>,
 ) -> anyhow::Result<String> {
-    let mut text = format!("pierhead {}\n\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("{}\n\n", build::NAME);
     let mut first: Option<SocketAddr> = None;
     for door in listening.doors {
         let address = door.listener.local_addr()?;

@@ -2,21 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::{complain, load, policy, say};
 use crate::app;
 use crate::tls::Authority;
 
 /// Show, make or renew the certificate authority.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "ca")]
 pub struct Ca {
     #[argh(subcommand)]
     command: CaCommand,
 }
 
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
 enum CaCommand {
     Show(CaShow),
@@ -25,7 +25,7 @@ enum CaCommand {
 }
 
 /// Show the CA: its fingerprint, its life, and the names it may sign for.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "show")]
 struct CaShow {
     /// configuration file
@@ -34,7 +34,7 @@ struct CaShow {
 }
 
 /// Make the CA, if there is none yet. An existing key is never overwritten.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "init")]
 struct CaInit {
     /// configuration file
@@ -43,7 +43,7 @@ struct CaInit {
 }
 
 /// Issue the CA's certificate anew, with the same key and new dates. Clients need the new file.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "renew")]
 struct CaRenew {
     /// configuration file

@@ -4,7 +4,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 use http::HeaderValue;
 
 use super::{Misused, load, policy, say};
@@ -15,7 +15,7 @@ use crate::tls::{self, Authority, Front};
 use crate::users::Users;
 
 /// Read the configuration, and explain what would happen to a host.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "check")]
 pub struct Check {
     /// configuration file

@@ -2,41 +2,48 @@
 
 mod ca;
 mod check;
+mod manual;
 mod serve;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use crate::app::Unusable;
 use crate::config::{Config, ConfigError};
 use crate::policy::Policy;
+use crate::telemetry::build;
 
 /// A forward HTTP(S) proxy that caches what container registries serve.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 struct Args {
+    /// print the version and the commit it was built from
+    #[argh(switch, short = 'V')]
+    version: bool,
     #[argh(subcommand)]
     command: Command,
 }
 
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
 enum Command {
     Serve(serve::Serve),
     Check(check::Check),
     Ca(ca::Ca),
+    Manual(manual::Manual),
 }
 
 /// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
 /// failed, 2 usage, 78 bad configuration.
 pub fn run(args: &[String]) -> ExitCode {
+    // argh would ask for a command, too.
     if args
         .get(1)
         .is_some_and(|arg| arg == "--version" || arg == "-V")
     {
-        return say(&format!("pierhead {}\n", env!("CARGO_PKG_VERSION")));
+        return say(&format!("{}\n", build::NAME));
     }
     // `--config=FILE` is `--config FILE`.
     let words: Vec<&str> = args
@@ -59,10 +66,14 @@ pub fn run(args: &[String]) -> ExitCode {
             };
         }
     };
+    if args.version {
+        return say(&format!("{}\n", build::NAME));
+    }
     let result = match args.command {
         Command::Serve(args) => args.run(),
         Command::Check(args) => args.run(),
         Command::Ca(args) => args.run(),
+        Command::Manual(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

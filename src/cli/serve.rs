@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use super::{load, say};
 use crate::app::App;
+use crate::app::service::Sockets;
 use crate::config::LogFormat;
 use crate::telemetry::log;
 
 /// Run the gateway.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "serve")]
 pub struct Serve {
     /// configuration file (default: ./pierhead.toml, else /etc/pierhead/pierhead.toml, else the
@@ -27,11 +28,12 @@ impl Serve {
             config.log.format == LogFormat::Json,
             config.log.level.as_str(),
         );
+        let sockets = Sockets::take()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
         let result = runtime.block_on(async {
-            let app = App::build(config).await?;
+            let app = App::build(config, sockets).await?;
             say(app.summary());
             app.run().await
         });

@@ -5,6 +5,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{Gateway, plain};
+use crate::telemetry::build;
 use crate::wire::body::{self, Body};
 
 /// Answers an origin-form request.
@@ -37,11 +38,7 @@ pub(super) fn answer(
 
 /// The process is there.
 pub fn health() -> Response<Body> {
-    let text = format!(
-        "{{\"status\":\"ok\",\"version\":\"{}\"}}\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    typed(text, "application/json")
+    typed(build::health(), "application/json")
 }
 
 /// New requests are welcome.

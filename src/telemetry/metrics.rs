@@ -19,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::process::Process;
 use self::runtime::Runtime;
 use super::access::Outcome;
+use super::build;
 use super::history::History;
 use super::live::Live;
 
@@ -110,9 +111,9 @@ impl Metrics {
         all.register_collector(Box::new(Process::new()));
         let registry = all.sub_registry_with_prefix("pierhead");
         registry.register_collector(Box::new(Runtime));
-        let build: Info<Vec<(&str, &str)>> =
-            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running build", build);
+        let info: Info<Vec<(&str, &str)>> =
+            Info::new(vec![("version", build::VERSION), ("commit", build::COMMIT)]);
+        registry.register("build", "The running build", info);
         let metrics = Self {
             live: Live::new(),
             history: History::new(),

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 
-use crate::support::{Gateway, Upstream, client::plain, wire, within};
+use crate::support::{Gateway, Upstream, client::plain, gateway, wire, within};
 
 #[tokio::test]
 async fn the_port_tells_its_health() {
@@ -136,4 +136,34 @@ async fn a_health_check_by_head_is_answered() {
     let raw = wire::Raw::parse(&answer).expect("an answer");
     assert_eq!(raw.status, 200, "{}", Method::HEAD);
     assert!(raw.body.is_empty());
+}
+
+#[tokio::test]
+async fn the_build_says_its_version_and_commit_everywhere_alike() {
+    let home = tempfile::tempdir().unwrap();
+    let output = gateway::run(&["--version"], home.path()).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (version, commit) = said
+        .trim_end()
+        .strip_prefix("pierhead ")
+        .and_then(|rest| rest.strip_suffix(')'))
+        .and_then(|rest| rest.split_once(" ("))
+        .unwrap_or_else(|| panic!("{said:?}"));
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    let hash = commit.trim_end_matches("-dirty");
+    let is_hash = hash.len() >= 12 && hash.chars().all(|c| c.is_ascii_hexdigit());
+    assert!(is_hash || commit == "unknown", "{commit:?}");
+
+    let gateway = Gateway::alone().start().await;
+    for address in [gateway.proxy, gateway.admin] {
+        let health = plain(address, "/healthz").await.text().await;
+        let health: serde_json::Value = serde_json::from_str(&health).unwrap();
+        assert_eq!(health["version"], version);
+        assert_eq!(health["commit"], commit);
+    }
+    let metric = format!("pierhead_build_info{{version=\"{version}\",commit=\"{commit}\"}} 1");
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains(&metric), "no {metric} in:\n{metrics}");
+    let banner = gateway.out.text();
+    assert!(banner.starts_with(said.trim_end()), "{banner}");
 }
