@@ -3,6 +3,7 @@
 mod ca;
 mod check;
 mod serve;
+mod setup;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -27,6 +28,7 @@ enum Command {
     Serve(serve::Serve),
     Check(check::Check),
     Ca(ca::Ca),
+    Setup(setup::Setup),
 }
 
 /// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
@@ -63,6 +65,7 @@ pub fn run(args: &[String]) -> ExitCode {
         Command::Serve(args) => args.run(),
         Command::Check(args) => args.run(),
         Command::Ca(args) => args.run(),
+        Command::Setup(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
