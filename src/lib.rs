@@ -23,6 +23,7 @@ pub mod listen; // socket to connection
 pub mod oci; // the vocabulary of registries; used by all
 pub mod policy; // connection to verdict: pure
 pub mod registry; // request to response: the registry rules and the door to the cache
+pub mod setup; // facts to a script that sets a client machine up: pure
 pub mod store; // bytes at rest
 pub mod telemetry; // metrics and logs; used by all
 pub mod tls; // the CA, its leaves, the roots that are trusted upstream

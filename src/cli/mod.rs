@@ -4,6 +4,7 @@ mod ca;
 mod check;
 mod manual;
 mod serve;
+mod setup;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -33,6 +34,7 @@ enum Command {
     Check(check::Check),
     Ca(ca::Ca),
     Manual(manual::Manual),
+    Setup(setup::Setup),
 }
 
 /// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
@@ -74,6 +76,7 @@ pub fn run(args: &[String]) -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Ca(args) => args.run(),
         Command::Manual(args) => args.run(),
+        Command::Setup(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -125,7 +125,7 @@ impl Gateway {
             if mirror::serves(request.uri().path()) {
                 return self.mirror(request, live, peer, started, busy).await;
             }
-            return local::answer(&self, &request, peer.drain.has_begun());
+            return local::answer(&self, &request, peer.secure, peer.drain.has_begun());
         }
         let sent = request.headers().get(header::PROXY_AUTHORIZATION);
         let user = match live.users.verify(sent).await {

@@ -235,6 +235,14 @@ impl Ports {
             listed => listed.contains(&port),
         }
     }
+
+    /// The ports it is answered on in TLS.
+    pub fn tls(&self) -> &[u16] {
+        match self.listed.as_slice() {
+            [] => &[443],
+            listed => listed,
+        }
+    }
 }
 
 impl fmt::Display for Ports {

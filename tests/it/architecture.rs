@@ -7,7 +7,16 @@ use std::path::Path;
 const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
-        &["app", "config", "policy", "telemetry", "tls", "users"],
+        &[
+            "app",
+            "config",
+            "doctor",
+            "policy",
+            "setup",
+            "telemetry",
+            "tls",
+            "users",
+        ],
     ),
     (
         "app",
@@ -19,6 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "listen",
             "policy",
             "registry",
+            "setup",
             "telemetry",
             "tls",
             "upstream",
@@ -35,6 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "oci",
             "policy",
             "registry",
+            "setup",
             "telemetry",
             "tls",
             "upstream",
@@ -68,6 +79,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("cache", &["oci", "store", "telemetry", "wire"]),
     ("upstream", &["oci", "policy", "telemetry", "wire"]),
+    ("setup", &["policy"]),
     ("users", &["telemetry"]),
     ("store", &["oci"]),
     (
@@ -77,6 +89,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "carry",
             "oci",
             "policy",
+            "setup",
             "telemetry",
             "upstream",
             "users",

@@ -1,0 +1,268 @@
+
+# --- what every client's script has in common
+
+# Every file we write begins so; nothing without it is touched.
+MARK='# pierhead setup'
+ROOT=${PIERHEAD_ROOT:-}
+ROOT=${ROOT%/}
+dry=
+changed=
+umask 022
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+    printf 'pierhead: %s\n' "$*" >&2
+    exit 1
+}
+
+run() {
+    if [ -n "$dry" ]; then
+        say "would run: $*"
+        return
+    fi
+    say "running: $*"
+    "$@" || die "\`$*\` failed. Mend that, and run it by hand."
+}
+
+ours() { [ -f "$1" ] && [ "$(head -n 1 "$1" | cut -c "1-${#MARK}")" = "$MARK" ]; }
+
+# put PATH MODE CONTENT: makes it so, and says if that changed anything. The header remembers which
+# folders had to be made, so that they can go again.
+put() {
+    target=$ROOT$1
+    made=
+    if [ -e "$target" ] || [ -h "$target" ]; then
+        ours "$target" || die "$1 is there and not from pierhead. Move it away, and run this again."
+        made=$(sed -n 's/^# pierhead made \(.*\)$/# pierhead made \1/p' "$target")
+    else
+        dir=${1%/*}
+        while [ -n "$dir" ] && [ ! -d "$ROOT$dir" ]; do
+            made="# pierhead made $dir${made:+
+$made}"
+            dir=${dir%/*}
+        done
+    fi
+    content="$MARK $CLIENT: the same script takes this away with --undo.${made:+
+$made}
+$3"
+    if [ -f "$target" ] && [ "$(cat "$target")" = "$content" ]; then
+        return
+    fi
+    changed=yes
+    if [ -n "$dry" ]; then
+        say "would write $1"
+        return
+    fi
+    mkdir -p "${target%/*}"
+    # Never readable by more than it shall be, and never half there.
+    rm -f "$target.pierhead-new"
+    (umask 077 && printf '%s\n' "$content" > "$target.pierhead-new")
+    chmod "$2" "$target.pierhead-new"
+    mv -f "$target.pierhead-new" "$target"
+    say "wrote $1"
+}
+
+# remove PATH...: takes our files back, and then the folders that were made for them, if they are empty.
+remove() {
+    folders=
+    for path in "$@"; do
+        target=$ROOT$path
+        ours "$target" || continue
+        changed=yes
+        if [ -n "$dry" ]; then
+            say "would remove $path"
+            continue
+        fi
+        folders="$folders
+$(sed -n 's/^# pierhead made //p' "$target")"
+        rm -f "$target"
+        say "removed $path"
+    done
+    # The deepest first.
+    printf '%s\n' "$folders" | sort -ru | while IFS= read -r dir; do
+        if [ -n "$dir" ] && [ -d "$ROOT$dir" ]; then
+            rmdir "$ROOT$dir" 2> /dev/null || :
+        fi
+    done
+}
+
+# Which folder the administrator's own roots lie in, and what reads it.
+find_store() {
+    refresh=update-ca-certificates
+    fresh=--fresh
+    if [ -d "$ROOT/etc/pki/ca-trust/source/anchors" ]; then # Fedora, RHEL
+        store=/etc/pki/ca-trust/source/anchors refresh=update-ca-trust fresh=
+    elif [ -d "$ROOT/etc/pki/trust/anchors" ]; then # SUSE
+        store=/etc/pki/trust/anchors
+    elif [ -d "$ROOT/etc/ca-certificates/trust-source/anchors" ]; then # Arch
+        store=/etc/ca-certificates/trust-source/anchors refresh=update-ca-trust fresh=
+    elif [ -d "$ROOT/usr/local/share/ca-certificates" ] || [ -d "$ROOT/usr/share/ca-certificates" ]; then
+        store=/usr/local/share/ca-certificates # Debian, Ubuntu, Alpine
+    else
+        return 1
+    fi
+    anchor=$store/pierhead-$CLIENT.crt
+}
+
+# refresh_store [OPTION]: lets the system read the folder again.
+refresh_store() {
+    if [ -z "$ROOT" ]; then
+        run "$refresh" "$@"
+    elif [ -x "$ROOT/usr/sbin/$refresh" ] || [ -x "$ROOT/usr/bin/$refresh" ]; then
+        run chroot "$ROOT" "$refresh" "$@"
+    else
+        say "$refresh is not in $ROOT: run it there before the image is used"
+    fi
+}
+
+trust_in_store() {
+    find_store || die "no system store of certificates was found. Install the package ca-certificates, and run this again."
+    before=$changed changed=
+    put "$anchor" 644 "$CA"
+    if [ -n "$changed" ]; then refresh_store; fi
+    changed=$before${changed:+yes}
+}
+
+distrust_in_store() {
+    find_store || die "no system store of certificates was found. Install the package ca-certificates, and run this again."
+    before=$changed changed=
+    remove "$anchor"
+    # Without --fresh Debian's leaves a link that leads nowhere.
+    if [ -n "$changed" ]; then refresh_store ${fresh:+"$fresh"}; fi
+    changed=$before${changed:+yes}
+}
+
+# trust_in_certs FOLDER: it has CAs by registry. Any name that ends in .crt counts there, so that what
+# others put beside ours stays.
+trust_in_certs() {
+    set -f # [::1] is no pattern
+    for host in $REGISTRIES; do
+        put "$1/$host/pierhead.crt" 644 "$CA"
+    done
+    set +f
+}
+
+distrust_in_certs() {
+    for found in "$ROOT$1"/*/pierhead.crt; do
+        set -- "$@" "${found#"$ROOT"}"
+    done
+    shift
+    remove "$@"
+}
+
+# The text as it may stand in a URL before the @.
+encoded() {
+    case $1 in
+        *[!A-Za-z0-9._~-]*) printf %s "$1" | od -An -v -tx1 | tr -d '\n' | tr ' ' % ;;
+        *) printf %s "$1" ;;
+    esac
+}
+
+# find_login FILE: user:password as in a URL, from PIERHEAD_PROXY_LOGIN, else as FILE has it already.
+find_login() {
+    case ${PIERHEAD_PROXY_LOGIN-unset} in
+        unset) if ours "$ROOT$1"; then login=$(sed -n 's|^HTTPS_PROXY=[a-z]*://\([^@]*\)@.*|\1|p' "$ROOT$1"); else login=; fi ;;
+        '') login= ;;
+        *:*) login=$(encoded "${PIERHEAD_PROXY_LOGIN%%:*}"):$(encoded "${PIERHEAD_PROXY_LOGIN#*:}") ;;
+        *) die "PIERHEAD_PROXY_LOGIN is to be user:password" ;;
+    esac
+    proxy=$SCHEME://${login:+$login@}$PLACE
+}
+
+has_systemd() { [ -d "$ROOT/etc/systemd/system" ] || [ -d "$ROOT/usr/lib/systemd/system" ] || [ -d "$ROOT/lib/systemd/system" ]; }
+
+# drop_in SERVICE [NO_PROXY]: gives a service its proxy. NO_PROXY is for where nobody has set one.
+drop_in() {
+    unit=$1.service
+    folder=/etc/systemd/system/$unit.d
+    find_login "$folder/pierhead.env"
+    if ! has_systemd; then
+        say "There is no systemd here. Give $1 this environment, and start it again:"
+        say "    HTTPS_PROXY=$SCHEME://${login:+USER:PASSWORD@}$PLACE HTTP_PROXY=$SCHEME://${login:+USER:PASSWORD@}$PLACE"
+        return
+    fi
+    no_proxy=${PIERHEAD_NO_PROXY-}
+    for file in "$ROOT/etc/systemd/system/$unit" "$ROOT/usr/lib/systemd/system/$unit" "$ROOT/lib/systemd/system/$unit" "$ROOT$folder"/*.conf; do
+        if [ ! -f "$file" ] || ours "$file"; then continue; fi
+        if grep -qi '^[^#]*no_proxy=' "$file"; then set -- "$1"; fi
+        if grep -qi '^[^#]*https_proxy=' "$file"; then
+            say "Note: ${file#"$ROOT"} sets a proxy, too; of several files the last by name counts."
+        fi
+    done
+    no_proxy=${no_proxy:-${2-}}
+    if [ -n "$login" ]; then
+        # In a file of its own: everybody may ask systemd for what stands in Environment=.
+        put "$folder/pierhead.env" 600 "HTTPS_PROXY=$proxy
+HTTP_PROXY=$proxy"
+        environment="EnvironmentFile=$folder/pierhead.env"
+    else
+        remove "$folder/pierhead.env"
+        environment="Environment=HTTPS_PROXY=$proxy
+Environment=HTTP_PROXY=$proxy"
+    fi
+    put "$folder/pierhead.conf" 644 "[Service]
+$environment${no_proxy:+
+Environment=NO_PROXY=$no_proxy}"
+}
+
+undo_drop_in() {
+    folder=/etc/systemd/system/$1.service.d
+    remove "$folder/pierhead.conf" "$folder/pierhead.env"
+}
+
+# restart SERVICE: what was changed counts from its next start.
+restart() {
+    if [ -z "$changed" ]; then return; fi
+    if [ -n "$ROOT" ]; then
+        say "$1 reads this when the image starts"
+    elif [ ! -d /run/systemd/system ]; then
+        say "systemd does not run here: start $1 again for this to count"
+    else
+        run systemctl daemon-reload
+        if ! systemctl is-active --quiet "$1"; then
+            say "$1 does not run now; it reads this at its next start"
+        elif [ -n "$no_restart" ]; then
+            say "for this to count: systemctl restart $1"
+        else
+            run systemctl restart "$1"
+        fi
+    fi
+}
+
+finish() {
+    if [ -n "$dry" ]; then
+        say "That was a dry run; nothing was changed."
+    elif [ -n "$changed" ]; then
+        say "Done."
+    elif [ -n "$undo" ]; then
+        say "Nothing to take back."
+    else
+        say "All is as it should be; nothing was changed."
+    fi
+}
+
+main() {
+    undo=
+    no_restart=
+    for option in "$@"; do
+        case $option in
+            --undo) undo=yes ;;
+            --dry-run) dry=yes ;;
+            --no-restart) no_restart=yes ;;
+            *) die "$option is no option: --undo, --dry-run and --no-restart are" ;;
+        esac
+    done
+    if [ -z "$ROOT$dry" ] && [ "$(id -u)" -ne 0 ]; then
+        die "this changes the system: run it as root (… | sudo sh), or see what it would do with --dry-run"
+    fi
+    if [ -n "$undo" ]; then
+        take_back
+    else
+        say "pierhead at $SCHEME://$PLACE for $CLIENT"
+        say "CA sha256 $FINGERPRINT"
+        say "Compare it with what \`pierhead ca show\` prints on the gateway."
+        set_up
+    fi
+    finish
+}

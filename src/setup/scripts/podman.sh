@@ -1,0 +1,27 @@
+
+# --- podman, buildah, skopeo
+
+settings=/etc/containers/containers.conf.d/pierhead.conf
+
+set_up() {
+    trust_in_store
+    trust_in_certs /etc/containers/certs.d
+    if [ -n "${PIERHEAD_PROXY_LOGIN-}" ]; then
+        # Every user's podman reads the settings in /etc, and fails on what it may not read.
+        remove "$settings"
+        say "A login is no secret in /etc, which every user's podman has to read. Whoever pulls puts into"
+        say "~/.config/containers/containers.conf (mode 0600), as root and as any other user:"
+        say "    [engine]"
+        say "    env = [\"HTTPS_PROXY=$SCHEME://USER:PASSWORD@$PLACE\", \"HTTP_PROXY=$SCHEME://USER:PASSWORD@$PLACE\"]"
+    else
+        put "$settings" 644 "[engine]
+env = [\"HTTPS_PROXY=$SCHEME://$PLACE\", \"HTTP_PROXY=$SCHEME://$PLACE\"${PIERHEAD_NO_PROXY:+, \"NO_PROXY=$PIERHEAD_NO_PROXY\"}]"
+    fi
+    say "skopeo and buildah take the proxy from the shell: export HTTPS_PROXY=$SCHEME://${PIERHEAD_PROXY_LOGIN:+USER:PASSWORD@}$PLACE"
+}
+
+take_back() {
+    remove "$settings"
+    distrust_in_certs /etc/containers/certs.d
+    distrust_in_store
+}
