@@ -34,7 +34,7 @@ use self::places::Places;
 use crate::oci::manifest::Platform;
 use crate::policy::{
     AddressGuard, AuthMode, Host, HostPattern, PolicyConfig, RegistryConfig, RuleConfig,
-    same_registry,
+    shared_port,
 };
 use crate::upstream::credentials::LoginSource;
 use crate::warm::{Platforms, PrefetchConfig};
@@ -346,11 +346,14 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
     }
     let registries: Vec<RegistryConfig> = file.registry.into_iter().map(registry).collect();
     for (at, entry) in registries.iter().enumerate() {
-        let same = |earlier: &RegistryConfig| same_registry(earlier, entry);
-        if let Some(first) = registries[..at].iter().position(same) {
+        let earlier = registries[..at].iter().enumerate();
+        let shared = |(first, one)| Some((first, one, shared_port(one, entry)?));
+        if let Some((first, one, port)) = earlier.filter_map(shared).next() {
             let message = format!(
-                "entry {} speaks of the same registry already; make them one",
-                first + 1
+                "{} on port {port} is what entry {} (host = \"{}\") speaks of already; make them one, or give each `ports` of its own",
+                entry.host,
+                first + 1,
+                one.host
             );
             return wrong("registry.host", Some(at + 1), &message);
         }

@@ -630,8 +630,15 @@ fn a_bad_value_is_named_with_its_line_and_what_would_be_right() {
         (
             "[[registry]]\nhost = \"a\"\n[[registry]]\nhost = \"a\"",
             [
-                "line 4: `registry.host (entry 2)`: entry 1 speaks of the same registry",
+                "line 4: `registry.host (entry 2)`: a on port 443 is what entry 1 (host = \"a\") speaks of already",
                 "make them one",
+            ],
+        ),
+        (
+            "[[registry]]\nhost = \"a\"\nports = [1, 2]\n[[registry]]\nhost = \"b\"\n[[registry]]\nhost = \"a\"\nports = [3, 2]",
+            [
+                "line 7: `registry.host (entry 3)`: a on port 2 is what entry 1 (host = \"a\") speaks of already",
+                "`ports` of its own",
             ],
         ),
         (

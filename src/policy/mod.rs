@@ -343,15 +343,23 @@ impl NameConstraints {
     }
 }
 
-/// Whether two entries speak of the same hosts on the same ports, so that the second would never
-/// be asked.
-pub fn same_registry(one: &RegistryConfig, other: &RegistryConfig) -> bool {
-    let identity = |entry: &RegistryConfig| match builtin::row_of(&entry.host) {
+/// The first port on which two entries speak of the very same hosts, so that the second would never
+/// be asked there. A pattern and a host that it covers are not the same: the host goes first.
+pub fn shared_port(one: &RegistryConfig, other: &RegistryConfig) -> Option<u16> {
+    let row = |entry: &RegistryConfig| builtin::row_of(&entry.host);
+    let name = |entry: &RegistryConfig| match row(entry) {
         Some(row) if row.one_namespace => row.name.to_owned(),
         _ => entry.host.to_string(),
     };
-    let ports = |entry: &RegistryConfig| entry.ports.iter().copied().collect::<BTreeSet<u16>>();
-    identity(one) == identity(other) && ports(one) == ports(other)
+    let same_address = || {
+        let (one, other) = (one.host.exact()?.ip()?, other.host.exact()?.ip()?);
+        Some(one.to_canonical() == other.to_canonical())
+    };
+    if name(one) != name(other) && same_address() != Some(true) {
+        return None;
+    }
+    let ports = |entry: &RegistryConfig| Ports::of(entry.ports.clone(), row(entry));
+    ports(one).shared(&ports(other))
 }
 
 // === helpers ===

@@ -148,11 +148,10 @@ impl Registry {
             Some(base) => (base.name, base.hosts, true),
             None => (config.host.to_string(), vec![config.host], false),
         };
-        let tls_only = row.is_some() && config.ports.is_empty();
         Self {
             name,
             hosts,
-            ports: Ports::new(config.ports, tls_only),
+            ports: Ports::of(config.ports, row),
             auth: config.auth,
             push: config.push,
             tag_ttl: config.tag_ttl,
@@ -224,6 +223,22 @@ impl Registry {
 impl Ports {
     pub(super) fn new(listed: Vec<u16>, tls_only: bool) -> Self {
         Self { listed, tls_only }
+    }
+
+    /// Those of an entry; a well-known registry is TLS only unless its entry lists ports.
+    pub(super) fn of(listed: Vec<u16>, row: Option<&Known>) -> Self {
+        let tls_only = row.is_some() && listed.is_empty();
+        Self::new(listed, tls_only)
+    }
+
+    /// The first port that both are answered on, in the same way.
+    pub(super) fn shared(&self, other: &Self) -> Option<u16> {
+        let usual = [Via::Connect, Via::Http].map(Via::default_port);
+        self.listed.iter().copied().chain(usual).find(|port| {
+            [Via::Connect, Via::Http]
+                .iter()
+                .any(|via| self.allow(*via, *port) && other.allow(*via, *port))
+        })
     }
 
     pub fn allow(&self, via: Via, port: u16) -> bool {

@@ -324,15 +324,35 @@ fn the_constraints_are_sorted_and_none_lies_inside_another() {
 }
 
 #[test]
-fn two_entries_for_one_registry_are_recognised() {
-    assert!(same_registry(
-        &entry("docker.io"),
-        &entry("index.docker.io")
-    ));
-    assert!(!same_registry(&entry("gcr.io"), &entry("eu.gcr.io")));
-    let mut other = entry("a.example");
-    other.ports = vec![5000];
-    assert!(!same_registry(&entry("a.example"), &other));
+fn two_entries_for_one_registry_on_one_port_are_recognised() {
+    let on = |host: &str, ports: &[u16]| RegistryConfig {
+        ports: ports.to_vec(),
+        ..entry(host)
+    };
+    for (one, other, shared) in [
+        (entry("docker.io"), entry("index.docker.io"), Some(443)),
+        (entry("gcr.io"), entry("eu.gcr.io"), None),
+        (entry("a.example"), on("a.example", &[5000]), None),
+        (
+            on("a.example", &[5000, 443]),
+            on("a.example", &[443]),
+            Some(443),
+        ),
+        (
+            on("a.example", &[5000, 5001]),
+            on("a.example", &[5001, 5002]),
+            Some(5001),
+        ),
+        // Port 80 in TLS is not port 80 in plain http, but both ways are open on a listed port.
+        (entry("a.example"), on("a.example", &[80]), Some(80)),
+        (entry("ghcr.io"), on("ghcr.io", &[80]), None),
+        (on("*.example", &[443]), on("*.example", &[443]), Some(443)),
+        (entry("*.example"), entry("a.example"), None),
+        (entry("10.0.0.1"), entry("::ffff:10.0.0.1"), Some(443)),
+    ] {
+        assert_eq!(shared_port(&one, &other), shared, "{one:?} {other:?}");
+        assert_eq!(shared_port(&other, &one), shared, "{other:?} {one:?}");
+    }
 }
 
 proptest! {

@@ -167,6 +167,16 @@ async fn a_port_that_is_taken_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn two_registries_that_share_a_port_are_78_and_both_named() {
+    let toml = "[[registry]]\nhost = \"registry.test\"\nports = [443, 5000]\n\n[[registry]]\nhost = \"registry.test\"\nports = [5000]\n";
+    let words = ["registry.host (entry 2)", "entry 1", "port 5000"];
+    assert_refused(toml, &words).await;
+    let hub = "[[registry]]\nhost = \"docker.io\"\n[[registry]]\nhost = \"index.docker.io\"\n";
+    let words = ["index.docker.io", "entry 1 (host = \"docker.io\")"];
+    assert_refused(hub, &words).await;
+}
+
+#[tokio::test]
 async fn a_ca_file_that_is_not_there_is_78_and_named() {
     let toml = "[upstream]\nca_file = \"nowhere.pem\"\n";
     assert_refused(toml, &["nowhere.pem"]).await;
