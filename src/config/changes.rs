@@ -1,7 +1,7 @@
 //! Two configurations, key by key: what is different, and what of it a running gateway can take.
 
 use super::Config;
-use crate::policy::{RegistryConfig, same_registry};
+use crate::policy::{RegistryConfig, shared_port};
 
 /// A key that is different.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +157,8 @@ const ENTRY: &[(&str, SameEntry)] = &[
 /// The entries of `[[registry]]` that came, went or say something else.
 fn entries(old: &Config, new: &Config) -> Vec<String> {
     let partner = |all: &[RegistryConfig], one: &RegistryConfig| {
-        all.iter().position(|other| same_registry(other, one))
+        all.iter()
+            .position(|other| shared_port(other, one).is_some())
     };
     let mut told = Vec::new();
     let mut order = Vec::new();
