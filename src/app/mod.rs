@@ -9,6 +9,7 @@ mod summary;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -240,6 +241,7 @@ impl App {
             }
             () = second => warn!("told twice to stop; what still runs is cut"),
         }
+        self.cache.put_in_place(LANDING).await;
         // What the index has not written yet: last uses, mostly.
         let _ = self.cache.index().flush().await;
         Ok(())
@@ -293,4 +295,6 @@ fn raise_descriptors() {
     }
 }
 
+/// A rename and a sync, on a slow disk.
+const LANDING: Duration = Duration::from_secs(5);
 const FEW_DESCRIPTORS: u64 = 8192;

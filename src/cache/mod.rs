@@ -272,6 +272,16 @@ impl Cache {
         (self.space.used(), self.space.bounds().max_size)
     }
 
+    /// Waits until what has verified is in place, at most `limit`: its clients may have the last byte
+    /// before the disk has.
+    pub async fn put_in_place(&self, limit: Duration) {
+        let waits = || self.flights().values().any(|flight| flight.is_verified());
+        let until = Instant::now() + limit;
+        while waits() && Instant::now() < until {
+            tokio::time::sleep(A_MOMENT).await;
+        }
+    }
+
     /// How many downloads are under way.
     pub fn flights_under_way(&self) -> usize {
         self.flights().len()
@@ -500,6 +510,7 @@ impl Cache {
 }
 
 /// Bytes of manifests kept in memory.
+const A_MOMENT: Duration = Duration::from_millis(5);
 const MANIFEST_MEMORY: u64 = 64 << 20;
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);

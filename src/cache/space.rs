@@ -59,7 +59,7 @@ pub struct Space {
     making_room: tokio::sync::Mutex<()>,
 }
 
-/// Room that is set aside; given back when dropped.
+/// Room that is set aside; given back when dropped. The ledger keeps none: it would keep itself alive.
 #[derive(Debug)]
 pub struct Reservation {
     space: Arc<Space>,
@@ -69,7 +69,8 @@ pub struct Reservation {
 
 #[derive(Debug)]
 struct Parked {
-    room: Reservation,
+    /// On disk, and counted as used.
+    bytes: u64,
     since: Instant,
     /// Left by a dead process, and not looked at yet.
     found: bool,
@@ -150,20 +151,16 @@ impl Space {
     }
 
     /// Keeps a broken download's bytes for a while, in the room it had.
-    pub fn park(&self, digest: Digest, room: Reservation, size: u64) {
-        self.park_as(digest, room, size, false);
+    pub fn park(&self, digest: Digest, mut room: Reservation, size: u64) {
+        room.shrink_to(size);
+        self.park_as(digest, room.hand_over(), false);
     }
 
     /// Counts a broken download found at start.
     pub fn park_found(self: &Arc<Self>, digest: Digest, size: u64) {
         let bytes = on_disk(size);
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        let room = Reservation {
-            space: self.clone(),
-            bytes,
-            written: bytes,
-        };
-        self.park_as(digest, room, size, true);
+        self.park_as(digest, bytes, true);
     }
 
     /// Whether a dead process left a download of it that nobody has looked at yet.
@@ -176,16 +173,19 @@ impl Space {
         let mut parked = self.parked();
         let found = parked.get(digest).is_some_and(|parked| parked.found);
         let taken = if found { parked.remove(digest) } else { None };
-        // Giving the room back reports, which must not happen under the lock.
         drop(parked);
-        taken.is_some()
+        let was = taken.is_some();
+        self.give_back(taken);
+        was
     }
 
     /// Hands a broken download's bytes to the one who resumes it. The room is given back: the one
     /// who resumes reserves the whole.
     pub fn unpark(&self, digest: &Digest) -> bool {
         let parked = self.parked().remove(digest);
-        parked.is_some()
+        let was = parked.is_some();
+        self.give_back(parked);
+        was
     }
 
     /// Removes broken downloads that nobody resumed.
@@ -201,15 +201,22 @@ impl Space {
         }
     }
 
-    fn park_as(&self, digest: Digest, mut room: Reservation, size: u64, found: bool) {
-        room.shrink_to(size);
+    fn park_as(&self, digest: Digest, bytes: u64, found: bool) {
         let parked = Parked {
-            room,
+            bytes,
             since: Instant::now(),
             found,
         };
         let before = self.parked().insert(digest, parked);
-        drop(before);
+        self.give_back(before);
+    }
+
+    /// Takes a broken download's bytes off the ledger; answers how many they were.
+    fn give_back(&self, parked: Option<Parked>) -> u64 {
+        let bytes = parked.map_or(0, |parked| parked.bytes);
+        sub(&self.used, bytes);
+        self.report();
+        bytes
     }
 
     async fn make_room(&self, bytes: u64) -> Result<(), NoSpace> {
@@ -356,7 +363,7 @@ impl Space {
         if let Err(e) = self.store.remove_partial(&Key::blob(digest)) {
             warn!(%digest, error = %e, "a broken download cannot be removed");
         }
-        parked.room.bytes
+        self.give_back(Some(parked))
     }
 
     fn parked(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Parked>> {
@@ -399,9 +406,13 @@ impl Reservation {
     /// The bytes are an object now, counted until it is forgotten.
     pub fn become_object(mut self, size: u64) {
         self.shrink_to(size);
-        // Counted by the ledger from here on; nothing is given back.
-        self.bytes = 0;
+        self.hand_over();
+    }
+
+    /// Counted by the ledger from here on; nothing is given back. Answers the bytes.
+    fn hand_over(mut self) -> u64 {
         self.written = 0;
+        std::mem::take(&mut self.bytes)
     }
 
     fn shrink_to(&mut self, size: u64) {
