@@ -14,6 +14,7 @@ pub mod space;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ pub struct Cache {
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     turns: Turns,
     /// Manifests are small and asked for often.
-    manifests: moka::sync::Cache<Digest, Manifest>,
+    manifests: moka::sync::Cache<Digest, Arc<AtHand>>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,6 +60,14 @@ pub struct Manifest {
     pub digest: Digest,
     pub media_type: Arc<str>,
     pub bytes: Bytes,
+}
+
+/// A manifest in memory.
+#[derive(Debug)]
+struct AtHand {
+    manifest: Manifest,
+    /// When the index last heard of a use, in seconds since the epoch.
+    touched: AtomicU64,
 }
 
 // === impl Cache ===
@@ -85,8 +94,8 @@ impl Cache {
             turns: Turns::default(),
             manifests: moka::sync::Cache::builder()
                 .max_capacity(MANIFEST_MEMORY)
-                .weigher(|_, manifest: &Manifest| {
-                    u32::try_from(manifest.bytes.len() + 256).unwrap_or(u32::MAX)
+                .weigher(|_, at_hand: &Arc<AtHand>| {
+                    u32::try_from(at_hand.manifest.bytes.len() + 256).unwrap_or(u32::MAX)
                 })
                 .build(),
             metrics,
@@ -145,13 +154,33 @@ impl Cache {
         self.lookup(&Key::blob(digest)).await
     }
 
+    /// A cached manifest that was read before.
+    pub fn manifest_at_hand(&self, digest: &Digest) -> Option<Manifest> {
+        let at_hand = self.manifests.get(digest)?;
+        let now = index::now_seconds();
+        // Once a second is often enough.
+        if at_hand.touched.load(Ordering::Relaxed) != now {
+            at_hand.touched.store(now, Ordering::Relaxed);
+            self.index.touch(&Key::manifest(digest));
+        }
+        Some(at_hand.manifest.clone())
+    }
+
+    fn hold(&self, manifest: &Manifest) {
+        let at_hand = AtHand {
+            manifest: manifest.clone(),
+            touched: AtomicU64::new(0),
+        };
+        self.manifests
+            .insert(manifest.digest.clone(), Arc::new(at_hand));
+    }
+
     /// A cached manifest. The first read comes from disk.
     pub async fn manifest(&self, digest: &Digest) -> Option<Manifest> {
-        let key = Key::manifest(digest);
-        if let Some(manifest) = self.manifests.get(digest) {
-            self.index.touch(&key);
+        if let Some(manifest) = self.manifest_at_hand(digest) {
             return Some(manifest);
         }
+        let key = Key::manifest(digest);
         let object = self.lookup(&key).await?;
         let file = object.file();
         let bytes = tokio::task::spawn_blocking(move || {
@@ -176,7 +205,7 @@ impl Cache {
             media_type: media_type.into(),
             bytes: bytes.into(),
         };
-        self.manifests.insert(digest.clone(), manifest.clone());
+        self.hold(&manifest);
         Some(manifest)
     }
 
@@ -228,8 +257,7 @@ impl Cache {
             Ok(()) => {
                 let children = Children::parse(&manifest.bytes);
                 self.index.set_children(&manifest.digest, &children).await;
-                self.manifests
-                    .insert(manifest.digest.clone(), manifest.clone());
+                self.hold(manifest);
             }
             Err(e) => warn!(digest = %manifest.digest, error = %e, "a manifest could not be kept"),
         }

@@ -24,7 +24,7 @@ pub struct Serve {
 impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let config = load(self.config.as_deref())?;
-        log::init(
+        let _log = log::init(
             config.log.format == LogFormat::Json,
             config.log.level.as_str(),
         );

@@ -18,7 +18,7 @@ use crate::wire::pace::Busy;
 impl Gateway {
     pub(super) async fn forward(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         live: Arc<Live>,
         peer: &Peer,
         user: Option<String>,
@@ -48,11 +48,11 @@ impl Gateway {
         let mut line = Line {
             client: peer.client,
             user,
-            method: request.method().to_string(),
-            host: shown(&target, Via::Http),
-            registry: String::new(),
-            repository: String::new(),
-            reference: uri.path().to_owned(),
+            method: request.method().clone(),
+            host: shown(&target, Via::Http).into(),
+            registry: self.metrics.tally(""),
+            repository: Arc::default(),
+            reference: uri.path().into(),
             status: 403,
             outcome: Outcome::Denied,
             rule: String::new(),
@@ -71,19 +71,19 @@ impl Gateway {
                 let Some(endpoint) = endpoint(&site, Via::Http, &target) else {
                     return plain(StatusCode::BAD_REQUEST, "pierhead: that is no host\n");
                 };
-                line.registry.clone_from(&site.registry.name);
+                line.registry = self.metrics.tally(&site.registry.name);
                 let asked = Asked {
-                    endpoint,
+                    endpoint: Arc::new(endpoint),
                     method: request.method().clone(),
                     path_and_query: path_and_query.to_owned(),
-                    headers: request.headers().clone(),
+                    headers: std::mem::take(request.headers_mut()),
                     client: peer.client,
                     site,
                     rules: live.rules.clone(),
                     mirror: false,
                     refresh: false,
                     name_prefix: String::new(),
-                    realm: Some(format!("http://{}{TOKEN_PATH}", shown(&target, Via::Http))),
+                    realm: Some(format!("http://{}{TOKEN_PATH}", line.host).into()),
                 };
                 let body = live.request_body(request.into_body());
                 let answer = self.registries.serve(asked, body).await;

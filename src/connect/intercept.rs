@@ -22,6 +22,7 @@ use crate::oci::error::{Code, OciError};
 use crate::policy::{Action, Site, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
+use crate::telemetry::metrics::Tally;
 use crate::upstream::Endpoint;
 use crate::wire::body::Body;
 use crate::wire::drain::Drain;
@@ -42,13 +43,17 @@ struct Inside {
     over: CancellationToken,
     /// What the client's TLS named, when it is not the target.
     misnamed: Option<String>,
+    /// The target, as its log lines show it.
+    host: Arc<str>,
+    realm: Arc<str>,
 }
 
 /// What a request is answered as.
 #[derive(Clone)]
 struct Place {
     site: Arc<Site>,
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
+    tally: Arc<Tally>,
 }
 
 impl Gateway {
@@ -64,7 +69,7 @@ impl Gateway {
         let Some(socket) = upgraded(upgrade).await else {
             return;
         };
-        let Some(endpoint) = endpoint(&site, Via::Connect, &target) else {
+        let Some(place) = self.place(site, &target) else {
             return;
         };
         let pace = socket.pace().clone();
@@ -95,14 +100,17 @@ impl Gateway {
         let drain = peer.drain.clone();
         let idle = live.client_idle;
         let over = CancellationToken::new();
+        let host = shown(&target, Via::Connect);
         let inside = Arc::new(Inside {
             gateway: self,
             target,
             peer,
             live,
-            place: Place { site, endpoint },
+            place,
             over: over.clone(),
             misnamed,
+            realm: format!("https://{host}{TOKEN_PATH}").into(),
+            host: host.into(),
         });
         if h2 {
             pace.multiplex();
@@ -120,6 +128,15 @@ impl Gateway {
             debug!(error = %e, "an intercepted connection ended");
         }
     }
+
+    /// `None` where the target is no host.
+    fn place(&self, site: Arc<Site>, target: &Target) -> Option<Place> {
+        Some(Place {
+            endpoint: Arc::new(endpoint(&site, Via::Connect, target)?),
+            tally: self.metrics.tally(&site.registry.name),
+            site,
+        })
+    }
 }
 
 // === impl Inside ===
@@ -129,11 +146,11 @@ impl Inside {
         let mut line = Line {
             client: self.peer.client,
             user: self.peer.user.clone(),
-            method: request.method().to_string(),
-            host: shown(&self.target, Via::Connect),
-            registry: self.place.site.registry.name.clone(),
-            repository: String::new(),
-            reference: request.uri().path().to_owned(),
+            method: request.method().clone(),
+            host: self.host.clone(),
+            registry: self.place.tally.clone(),
+            repository: Arc::default(),
+            reference: Arc::default(),
             status: 0,
             outcome: Outcome::Error,
             rule: String::new(),
@@ -163,45 +180,41 @@ impl Inside {
             answer.outcome = Outcome::Denied;
             answer.rule = "Host and SNI name the CONNECT target".into();
             answer = answer.because(&format!("the request names {wrong}"), "");
-            let reference = line.reference.clone();
             return self
                 .gateway
-                .logged(answer.about("", &reference), line, busy);
+                .logged(answer.about("", request.uri().path()), line, busy);
         }
         let live = self.gateway.live.load_full();
-        let Place { site, endpoint } = match self.judge(&live) {
+        let place = match self.judge(&live) {
             Ok(place) => place,
             Err(answer) => {
                 // Whoever connects anew is told by the CONNECT what to do about it.
                 self.over.cancel();
-                let reference = line.reference.clone();
                 return self
                     .gateway
-                    .logged(answer.about("", &reference), line, busy);
+                    .logged(answer.about("", request.uri().path()), line, busy);
             }
         };
-        line.registry.clone_from(&site.registry.name);
+        let (head, body) = request.into_parts();
+        line.registry = place.tally;
         let asked = Asked {
-            site,
+            site: place.site,
             rules: live.rules.clone(),
-            endpoint,
-            method: request.method().clone(),
-            path_and_query: request
-                .uri()
+            endpoint: place.endpoint,
+            method: head.method,
+            path_and_query: head
+                .uri
                 .path_and_query()
                 .map_or("/", |path| path.as_str())
                 .to_owned(),
-            headers: request.headers().clone(),
+            headers: head.headers,
             client: self.peer.client,
             mirror: false,
             refresh: false,
             name_prefix: String::new(),
-            realm: Some(format!(
-                "https://{}{TOKEN_PATH}",
-                shown(&self.target, Via::Connect)
-            )),
+            realm: Some(self.realm.clone()),
         };
-        let body = live.request_body(request.into_body());
+        let body = live.request_body(body);
         let answer = self.gateway.registries.serve(asked, body).await;
         self.gateway.logged(answer, line, busy)
     }
@@ -233,8 +246,8 @@ impl Inside {
                 answer.rule = rule;
                 Err(Box::new(answer))
             }
-            Action::Intercept(site) => match endpoint(&site, Via::Connect, &self.target) {
-                Some(endpoint) => Ok(Place { site, endpoint }),
+            Action::Intercept(site) => match self.gateway.place(site, &self.target) {
+                Some(place) => Ok(place),
                 // It was one when the connection began.
                 None => Err(Box::new(Answer::denied("that is no host", rule))),
             },
@@ -251,6 +264,10 @@ impl Inside {
         let mut named = false;
         for name in hosts.chain(authority) {
             named = true;
+            // As nearly all clients write it.
+            if self.target.port == 443 && name == self.target.host.as_str() {
+                continue;
+            }
             let names: Option<Target> =
                 name.parse().or_else(|_| format!("{name}:443").parse()).ok();
             if names.as_ref() != Some(&self.target) {

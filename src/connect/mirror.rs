@@ -51,14 +51,14 @@ impl Gateway {
         let mut line = Line {
             client: peer.client,
             user: None,
-            method: request.method().to_string(),
+            method: request.method().clone(),
             host: match meant.nobody {
-                true => String::new(),
-                false => meant.registry.clone(),
+                true => Arc::default(),
+                false => meant.registry.as_str().into(),
             },
-            registry: String::new(),
-            repository: String::new(),
-            reference: request.uri().path().to_owned(),
+            registry: self.metrics.tally(""),
+            repository: Arc::default(),
+            reference: request.uri().path().into(),
             status: 0,
             outcome: Outcome::Error,
             rule: String::new(),
@@ -75,13 +75,13 @@ impl Gateway {
             Ok(Some(user)) => line.user = Some(user),
             Err(why) => {
                 line.rule = "policy.users_file".into();
-                return self.logged(ask_who(&why).about("", &reference), line, busy);
+                return self.logged(ask_who(&why).about("", reference), line, busy);
             }
         }
         let own_name = headers::lines(request.headers(), &header::HOST).next();
         let realm = own_name.map(|host| {
             let scheme = if peer.secure { "https" } else { "http" };
-            format!("{scheme}://{host}{TOKEN_PATH}")
+            Arc::from(format!("{scheme}://{host}{TOKEN_PATH}"))
         });
         if meant.nobody {
             let path = request.uri().path();
@@ -89,7 +89,7 @@ impl Gateway {
             let answer = self
                 .registries
                 .front_door(method, path, headers, realm.as_deref());
-            return self.logged(answer.about("", &reference), line, busy);
+            return self.logged(answer.about("", reference), line, busy);
         }
         if line.user.is_some() {
             request.headers_mut().remove(header::AUTHORIZATION);
@@ -100,7 +100,7 @@ impl Gateway {
                 meant.registry, meant.registry
             );
             let error = OciError::new(Code::NameUnknown, message);
-            let answer = Answer::error(StatusCode::NOT_FOUND, &error).about("", &reference);
+            let answer = Answer::error(StatusCode::NOT_FOUND, &error).about("", reference);
             return self.logged(answer, line, busy);
         };
         let verdict = live
@@ -111,24 +111,24 @@ impl Gateway {
             Action::Tunnel => {
                 let message = format!("{target} is tunnelled ({}), not cached", verdict.rule);
                 let answer = Answer::denied(&message, verdict.rule.to_string());
-                return self.logged(answer.about("", &reference), line, busy);
+                return self.logged(answer.about("", reference), line, busy);
             }
             Action::Deny { reason, mend } => {
                 let answer = Answer::denied(&reason, verdict.rule.to_string());
                 let answer = answer.because(&reason, &mend);
-                return self.logged(answer.about("", &reference), line, busy);
+                return self.logged(answer.about("", reference), line, busy);
             }
         };
         let Some(endpoint) = endpoint(&site, Via::Connect, &target) else {
             let error = OciError::new(Code::NameInvalid, "that is no host");
             return self.logged(Answer::error(StatusCode::BAD_REQUEST, &error), line, busy);
         };
-        line.registry.clone_from(&site.registry.name);
+        line.registry = self.metrics.tally(&site.registry.name);
         let asked = Asked {
-            endpoint,
+            endpoint: Arc::new(endpoint),
             method: request.method().clone(),
             path_and_query: in_namespace(&meant.path_and_query, site.registry.one_namespace),
-            headers: request.headers().clone(),
+            headers: std::mem::take(request.headers_mut()),
             client: peer.client,
             mirror: true,
             refresh: false,

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use http::header::{self, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -171,11 +172,11 @@ impl Gateway {
                 Denied::Wrong { user } => user,
                 _ => None,
             },
-            method: request.method().to_string(),
-            host: host.chars().take(128).collect(),
-            registry: String::new(),
-            repository: String::new(),
-            reference: String::new(),
+            method: request.method().clone(),
+            host: host.chars().take(128).collect::<String>().into(),
+            registry: self.metrics.tally(""),
+            repository: Arc::default(),
+            reference: Arc::default(),
             status: response.status().as_u16(),
             outcome: Outcome::Denied,
             rule: "policy.users_file".into(),
@@ -205,11 +206,11 @@ impl Gateway {
                 let line = Line {
                     client: peer.client,
                     user,
-                    method: "CONNECT".into(),
-                    host: asked.chars().take(128).collect(),
-                    registry: String::new(),
-                    repository: String::new(),
-                    reference: String::new(),
+                    method: Method::CONNECT,
+                    host: asked.chars().take(128).collect::<String>().into(),
+                    registry: self.metrics.tally(""),
+                    repository: Arc::default(),
+                    reference: Arc::default(),
                     status: 400,
                     outcome: Outcome::Error,
                     rule: String::new(),
@@ -222,11 +223,11 @@ impl Gateway {
         let mut line = Line {
             client: peer.client,
             user,
-            method: "CONNECT".into(),
-            host: shown(&target, Via::Connect),
-            registry: String::new(),
-            repository: String::new(),
-            reference: String::new(),
+            method: Method::CONNECT,
+            host: shown(&target, Via::Connect).into(),
+            registry: self.metrics.tally(""),
+            repository: Arc::default(),
+            reference: Arc::default(),
             status: 200,
             outcome: Outcome::Tunnel,
             rule: String::new(),
@@ -302,7 +303,7 @@ impl Gateway {
         let (client, early) = client.into_parts();
         self.metrics.tunnels.inc();
         let live = &self.metrics.live;
-        let listed = live.tunnel(line.client, line.user.clone(), line.host.clone());
+        let listed = live.tunnel(line.client, line.user.clone(), line.host.to_string());
         let shown = listed.moved().clone();
         let mut tunnel = Tunnel::new(client, target, &early, idle, shown);
         let result = tokio::select! {
@@ -363,6 +364,9 @@ impl Gateway {
 
 impl Live {
     fn request_body(&self, body: Incoming) -> Body {
+        if body.is_end_stream() {
+            return body::empty();
+        }
         Idle::new(body, self.client_idle, "the client").boxed_unsync()
     }
 }

@@ -47,6 +47,10 @@ impl Accept {
 
     /// Whether an answer of this type is welcome. The most specific element decides.
     pub fn allows(&self, media_type: &str) -> bool {
+        // As it is written nearly always.
+        if self.allowed.contains(media_type) {
+            return true;
+        }
         let bare = media_type.split(';').next().unwrap_or_default();
         let exact = bare.trim().to_ascii_lowercase();
         let family = exact
@@ -64,6 +68,11 @@ impl Accept {
             }
         }
         self.allowed.is_empty()
+    }
+
+    /// Whether it says nothing at all.
+    pub fn takes_anything(&self) -> bool {
+        self.allowed.is_empty() && self.refused.is_empty()
     }
 
     /// A text that is the same for lists that mean the same: sorted, without duplicates; empty

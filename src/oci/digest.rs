@@ -126,13 +126,22 @@ impl FromStr for Digest {
             });
         }
         // Upper case is refused, not folded: two spellings of a name would be two cache entries.
-        if !hex.bytes().all(|byte| DIGITS.contains(&byte)) {
+        if !hex
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
             return Err(DigestError::Digits);
         }
         Ok(Self {
             algorithm,
             text: text.into(),
         })
+    }
+}
+
+impl From<&Digest> for Arc<str> {
+    fn from(digest: &Digest) -> Self {
+        Self::clone(&digest.text)
     }
 }
 

@@ -95,6 +95,12 @@ impl FromStr for RepoName {
     }
 }
 
+impl From<&RepoName> for Arc<str> {
+    fn from(name: &RepoName) -> Self {
+        Self::clone(&name.0)
+    }
+}
+
 impl fmt::Display for RepoName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
@@ -108,6 +114,12 @@ impl fmt::Debug for RepoName {
 }
 
 // === impl Tag ===
+
+impl From<&Tag> for Arc<str> {
+    fn from(tag: &Tag) -> Self {
+        Self::clone(&tag.0)
+    }
+}
 
 impl Tag {
     /// The tag as text.
@@ -187,6 +199,15 @@ impl FromStr for Reference {
             Ok(Self::Digest(text.parse()?))
         } else {
             Ok(Self::Tag(text.parse()?))
+        }
+    }
+}
+
+impl From<&Reference> for Arc<str> {
+    fn from(reference: &Reference) -> Self {
+        match reference {
+            Reference::Digest(digest) => digest.into(),
+            Reference::Tag(tag) => tag.into(),
         }
     }
 }

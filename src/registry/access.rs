@@ -39,8 +39,10 @@ use crate::wire::body::Body;
 pub struct Access {
     index: Arc<Index>,
     upstream: Arc<Upstream>,
-    secret: [u8; 32],
-    /// When a grant was last proven, in seconds since the epoch; the index has them all.
+    /// Keyed with the secret; cloned for each hash.
+    mac: Hmac<Sha256>,
+    /// When a grant was last proven, in seconds since the epoch; the index has them all. Or that it
+    /// was revoked, or that the index does not know it.
     recent: moka::sync::Cache<[u8; 32], u64>,
     /// Repositories that anonymous callers were lately refused, or are being asked about.
     asked: moka::sync::Cache<[u8; 32], ()>,
@@ -78,10 +80,12 @@ impl Access {
         upstream: Arc<Upstream>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
+        let secret = secret(&dir.join("grants.key"))?;
         Ok(Self {
             index,
             upstream,
-            secret: secret(&dir.join("grants.key"))?,
+            // HMAC takes keys of any length.
+            mac: Hmac::new_from_slice(&secret).unwrap_or_else(|e| panic!("an HMAC key: {e}")),
             recent: moka::sync::Cache::builder().max_capacity(100_000).build(),
             asked: moka::sync::Cache::builder()
                 .max_capacity(100_000)
@@ -96,9 +100,14 @@ impl Access {
         if call.by_policy_alone() {
             return true;
         }
-        let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
-        let everybodys = self.grant_key(&call.endpoint, repo, None);
-        self.fresh(&own) || self.fresh(&everybodys)
+        let credential = call.credential();
+        let fresh = |credential| self.fresh(&self.grant_key(&call.endpoint, repo, credential));
+        fresh(credential.as_deref()) || (credential.is_some() && fresh(None))
+    }
+
+    /// Whether the caller may see `key` of `repo` without upstream being asked.
+    pub fn is_open(&self, call: &Call, repo: &RepoName, key: &Key) -> bool {
+        self.is_fresh(call, repo) && self.is_member(call, repo, key)
     }
 
     /// Whether what upstream once said still counts for the caller while upstream is away.
@@ -267,7 +276,7 @@ impl Access {
         repo: &RepoName,
         credential: Option<&[u8]>,
     ) -> [u8; 32] {
-        let mut mac = self.mac();
+        let mut mac = self.mac.clone();
         for part in [endpoint.id.as_bytes(), repo.as_str().as_bytes()] {
             mac.update(part);
             mac.update(b"\n");
@@ -473,12 +482,12 @@ impl Access {
     }
 
     fn proven(&self, key: &[u8; 32]) -> Option<u64> {
-        let at = self.recent.get(key).or_else(|| {
-            let at = self.index.grant(key)?;
-            self.recent.insert(*key, at);
-            Some(at)
+        let known = || self.index.grant(key).unwrap_or(UNKNOWN);
+        let at = self.recent.get(key).unwrap_or_else(|| {
+            let entry = self.recent.entry(*key).or_insert_with(known);
+            entry.into_value()
         });
-        at.filter(|at| *at != REVOKED)
+        (at > UNKNOWN).then_some(at)
     }
 
     fn is_member(&self, call: &Call, repo: &RepoName, key: &Key) -> bool {
@@ -496,18 +505,13 @@ impl Access {
     /// The name of one content in one repository, for [`Index::member`]. Keyed, so that the index does
     /// not name private repositories twice.
     pub fn member_key(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) -> Vec<u8> {
-        let mut mac = self.mac();
+        let mut mac = self.mac.clone();
         mac.update(endpoint.id.as_bytes());
         mac.update(b"\n");
         mac.update(repo.as_str().as_bytes());
         let mut member = key.to_bytes();
         member.extend_from_slice(&mac.finalize().into_bytes()[..16]);
         member
-    }
-
-    fn mac(&self) -> Hmac<Sha256> {
-        // HMAC takes keys of any length.
-        Hmac::new_from_slice(&self.secret).unwrap_or_else(|e| panic!("an HMAC key: {e}"))
     }
 }
 
@@ -580,5 +584,6 @@ const GRANT_LIFE: Duration = Duration::from_secs(300);
 /// Seconds between two writes of the same grant.
 const WRITE_AGAIN: u64 = 30;
 const REVOKED: u64 = 0;
+const UNKNOWN: u64 = 1;
 const ASKING_FOR: Duration = Duration::from_secs(1);
 const LARGEST_ERROR: u64 = 64 << 10;

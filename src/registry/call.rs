@@ -1,6 +1,8 @@
 //! What is known of one request to a registry.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -8,7 +10,6 @@ use http::uri::{Authority, Scheme};
 use http::{Method, Response};
 
 use super::RegistryRules;
-use crate::oci::accept::Accept;
 use crate::policy::{AuthMode, Registry, Site, Target, Via};
 use crate::telemetry::access::Outcome;
 use crate::upstream::identity::Identity;
@@ -20,7 +21,7 @@ use crate::wire::headers;
 pub struct Asked {
     pub site: Arc<Site>,
     pub rules: Arc<RegistryRules>,
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     pub method: Method,
     /// Path and query.
     pub path_and_query: String,
@@ -33,24 +34,15 @@ pub struct Asked {
     /// What stands before the repository's name in the client's paths, as `ghcr.io/`, or nothing.
     pub name_prefix: String,
     /// Our own token service, for clients that have to choose whether to log in.
-    pub realm: Option<String>,
+    pub realm: Option<Arc<str>>,
 }
 
 /// One request, with in whose name it is answered.
 #[derive(Clone)]
 pub struct Call {
-    pub site: Arc<Site>,
-    pub rules: Arc<RegistryRules>,
-    pub endpoint: Endpoint,
-    pub method: Method,
-    /// Path and query as they came.
-    pub path_and_query: String,
-    pub headers: HeaderMap,
-    pub client: IpAddr,
+    pub asked: Arc<Asked>,
     /// In whose name upstream is asked.
     pub identity: Identity,
-    /// See [`Asked::refresh`].
-    pub refresh: bool,
 }
 
 /// What is sent back, and what its log line says of it.
@@ -61,11 +53,29 @@ pub struct Answer {
     /// Why it was denied, and what would allow it, where something does.
     pub reason: String,
     pub mend: String,
-    pub repository: String,
-    pub reference: String,
+    pub repository: Arc<str>,
+    pub reference: Arc<str>,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// Without the query.
+    pub fn path(&self) -> &str {
+        let path = self.path_and_query.split('?').next();
+        path.unwrap_or("/")
+    }
 }
 
 // === impl Call ===
+
+impl Deref for Call {
+    type Target = Asked;
+
+    fn deref(&self) -> &Asked {
+        &self.asked
+    }
+}
 
 // The headers hold credentials.
 impl std::fmt::Debug for Call {
@@ -88,12 +98,12 @@ impl Call {
     }
 
     /// What the caller's standing with upstream hangs on; `None` for who comes as anybody.
-    pub fn credential(&self) -> Option<Vec<u8>> {
+    pub fn credential(&self) -> Option<Cow<'_, [u8]>> {
         match &self.identity {
-            Identity::Caller(credential) => Some(credential.as_ref()?.as_bytes().to_vec()),
-            Identity::Login(login) => Some(login.to_basic().as_bytes().to_vec()),
+            Identity::Caller(credential) => Some(credential.as_ref()?.as_bytes().into()),
+            Identity::Login(login) => Some(login.to_basic().as_bytes().to_vec().into()),
             Identity::Anonymous => None,
-            Identity::Gateway(_) => Some(b"gateway".to_vec()),
+            Identity::Gateway(_) => Some(b"gateway".into()),
         }
     }
 
@@ -113,11 +123,6 @@ impl Call {
     /// Whether `fault` is upstream's no to whom this is asked for, and not an upstream that is away.
     pub fn is_refusal(&self, fault: &Fault) -> bool {
         fault.kind == FaultKind::Login && !self.by_policy_alone()
-    }
-
-    /// All `Accept` lines as one list.
-    pub fn accept(&self) -> Accept {
-        Accept::from_headers(headers::lines(&self.headers, &header::ACCEPT))
     }
 
     /// The fields of a request made for the caller.

@@ -1,11 +1,13 @@
 //! Manifests: by digest for ever, by tag as fresh as `tag_ttl` says, stale while upstream is away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+use super::accepts::{Accepted, WIDEST};
 use super::access::{Proof, is_away};
 use super::call::{Answer, Call};
 use super::reply::{self, DOCKER_CONTENT_DIGEST, content, not_modified};
@@ -15,7 +17,7 @@ use crate::cache::index::{TagRecord, now_seconds, tag_key, tag_prefix};
 use crate::oci::accept::Accept;
 use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::error::{Code, OciError};
-use crate::oci::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, MANIFEST_TYPES};
+use crate::oci::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED};
 use crate::oci::reference::{Reference, RepoName, Tag};
 use crate::store::Key;
 use crate::telemetry::access::Outcome;
@@ -36,8 +38,34 @@ impl Registries {
         }
     }
 
+    /// What can be said at once: it is in memory, fresh, and open to the caller. All else is
+    /// [`Registries::manifest`]'s.
+    pub(super) fn at_once(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Option<Answer> {
+        let accept = self.accepts.of(&call.headers);
+        let manifest = match reference {
+            Reference::Digest(digest) => {
+                let manifest = self.cache.manifest_at_hand(digest)?;
+                accept.allows(&manifest.media_type).then_some(manifest)?
+            }
+            Reference::Tag(tag) => {
+                let question = Question::new(call, repo, tag, &accept);
+                let record = self.fresh_record(call, &question)?;
+                self.cache.manifest_at_hand(&record.digest.parse().ok()?)?
+            }
+        };
+        let open = self
+            .access
+            .is_open(call, repo, &Key::manifest(&manifest.digest));
+        open.then(|| manifest_answer(call, &manifest, Outcome::Hit))
+    }
+
     async fn by_digest(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Answer {
-        let accept = call.accept();
+        let accept = self.accepts.of(&call.headers);
         if let Some(answer) = self.cached_manifest(call, repo, digest, &accept).await {
             return answer;
         }
@@ -98,24 +126,8 @@ impl Registries {
     }
 
     async fn by_tag(&self, call: &Call, repo: &RepoName, tag: &Tag) -> Answer {
-        let accept = call.accept();
-        let question = Question {
-            key: tag_key(
-                &call.endpoint.id,
-                repo.as_str(),
-                tag.as_str(),
-                &accept.key(),
-            ),
-            tag,
-            accept: &accept,
-            widest: tag_key(
-                &call.endpoint.id,
-                repo.as_str(),
-                tag.as_str(),
-                &Accept::from_headers(MANIFEST_TYPES.into_iter()).key(),
-            ),
-            ttl: call.registry().tag_ttl(tag.as_str(), call.rules.tag_ttl),
-        };
+        let accept = self.accepts.of(&call.headers);
+        let question = Question::new(call, repo, tag, &accept);
         if let Some(answer) = self.fresh_tag(call, repo, &question).await {
             return answer;
         }
@@ -139,22 +151,31 @@ impl Registries {
         if let Some(answer) = self.remembered_missing(call, repo, &question.key) {
             return Some(answer);
         }
-        let record = self.known_tag(question)?;
-        let age = now_seconds().checked_sub(record.confirmed)?;
-        if age >= question.ttl.as_secs() || !self.access.is_fresh(call, repo) {
+        let record = self.fresh_record(call, question)?;
+        if !self.access.is_fresh(call, repo) {
             return None;
         }
         self.recorded(call, repo, &record, Outcome::Hit).await
     }
 
+    /// What is known of the tag, where upstream need not be asked again.
+    fn fresh_record(&self, call: &Call, question: &Question<'_>) -> Option<Arc<TagRecord>> {
+        if call.refresh {
+            return None;
+        }
+        let record = self.known_tag(question)?;
+        let age = now_seconds().checked_sub(record.confirmed)?;
+        (age < question.ttl.as_secs()).then_some(record)
+    }
+
     /// What is known of the tag for this `Accept`. Who takes the manifest that upstream chose when all
     /// kinds were to choose from, as for an image that is kept warm, would be answered the same.
-    fn known_tag(&self, question: &Question<'_>) -> Option<TagRecord> {
+    fn known_tag(&self, question: &Question<'_>) -> Option<Arc<TagRecord>> {
         let index = self.cache.index();
         let own = index.tag(&question.key);
         let widest = || index.tag(&question.widest);
-        let newer = |other: &TagRecord| {
-            !question.accept.key().is_empty()
+        let newer = |other: &Arc<TagRecord>| {
+            !question.accept.takes_anything()
                 && question.accept.allows(&other.media_type)
                 && own
                     .as_ref()
@@ -201,7 +222,7 @@ impl Registries {
     async fn confirm_tag(&self, call: &Call, repo: &RepoName, question: &Question<'_>) -> Answer {
         let path = format!("/v2/{repo}/manifests/{}", question.tag);
         let known = self.known_tag(question);
-        let stale = self.stale(call, repo, question, known.as_ref()).await;
+        let stale = self.stale(call, repo, question, known.as_deref()).await;
         if known.is_some() || call.is_head() {
             let ask = self.upstream.fetch(
                 &call.endpoint,
@@ -511,8 +532,23 @@ struct Question<'a> {
     /// The key of the `Accept` that takes every kind.
     widest: String,
     tag: &'a Tag,
-    accept: &'a Accept,
+    accept: &'a Accepted,
     ttl: Duration,
+}
+
+// === impl Question ===
+
+impl<'a> Question<'a> {
+    fn new(call: &Call, repo: &RepoName, tag: &'a Tag, accept: &'a Accepted) -> Self {
+        let key = |accept| tag_key(&call.endpoint.id, repo.as_str(), tag.as_str(), accept);
+        Self {
+            key: key(accept.hash()),
+            widest: key(WIDEST.hash()),
+            tag,
+            accept,
+            ttl: call.registry().tag_ttl(tag.as_str(), call.rules.tag_ttl),
+        }
+    }
 }
 
 enum Judged {

@@ -1,5 +1,6 @@
 //! Plaintext request to response: the registry rules.
 
+mod accepts;
 pub mod access;
 mod blob;
 pub mod call;
@@ -19,6 +20,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
+use self::accepts::Accepts;
 use self::access::Access;
 use self::call::Call;
 pub use self::call::{Answer, Asked, endpoint};
@@ -56,6 +58,7 @@ pub struct Registries {
     cache: Arc<Cache>,
     upstream: Arc<Upstream>,
     access: Arc<Access>,
+    accepts: Accepts,
     turns: Turns,
     passes: Passes,
     /// Copies of uploads under way, by where their next request goes.
@@ -72,6 +75,7 @@ impl Registries {
             cache,
             upstream,
             access,
+            accepts: Accepts::default(),
             turns: Turns::default(),
             passes: Passes::default(),
             uploads: moka::sync::Cache::builder()
@@ -112,33 +116,22 @@ impl Registries {
 
     /// Answers one request. `body` is the request's own, for what is relayed.
     pub async fn serve(self: &Arc<Self>, asked: Asked, body: Body) -> Answer {
-        let path = asked
-            .path_and_query
-            .split('?')
-            .next()
-            .unwrap_or("/")
-            .to_owned();
+        let asked = Arc::new(asked);
+        let path = asked.path();
         let chooses = asked.mirror || asked.site.registry.auth == AuthMode::ClientOrGateway;
         if chooses && path == TOKEN_PATH {
-            return self.token(&asked).await.about("", &path);
+            return self.token(&asked).await.about("", path);
         }
         let Some(identity) = self.identify(&asked) else {
-            return self.wants_login(&asked, "a fresh token").about("", &path);
+            return self.wants_login(&asked, "a fresh token").about("", path);
         };
         let call = Call {
-            site: asked.site.clone(),
-            rules: asked.rules.clone(),
-            endpoint: asked.endpoint.clone(),
-            method: asked.method.clone(),
-            path_and_query: asked.path_and_query.clone(),
-            headers: asked.headers.clone(),
-            client: asked.client,
+            asked: asked.clone(),
             identity,
-            refresh: asked.refresh,
         };
         let policy_alone = call.by_policy_alone();
         let as_nobody = matches!(call.identity, Identity::Anonymous | Identity::Gateway(_));
-        let mut answer = self.route(call, &asked, &path, body).await;
+        let mut answer = self.route(call, path, body).await;
         // Who came without a login may have one: only a 401 makes a client send it.
         if answer.response.status() == StatusCode::FORBIDDEN
             && chooses
@@ -154,9 +147,8 @@ impl Registries {
                 let message = format!(
                     "{name} wants credentials, and the gateway has none for it: username and password_file of [[registry]] {name} are missing"
                 );
-                let (repository, reference) = (answer.repository, answer.reference);
                 return Answer::denied(&message, format!("registry {name}"))
-                    .about(&repository, &reference);
+                    .about(answer.repository, answer.reference);
             }
             if chooses {
                 answer = passes::challenged(answer, asked.realm.as_deref());
@@ -165,7 +157,7 @@ impl Registries {
         answer
     }
 
-    async fn route(self: &Arc<Self>, call: Call, asked: &Asked, path: &str, body: Body) -> Answer {
+    async fn route(self: &Arc<Self>, call: Call, path: &str, body: Body) -> Answer {
         if let Some(why) = ambiguous(path) {
             let error = OciError::new(Code::NameInvalid, why);
             return Answer::error(StatusCode::BAD_REQUEST, &error).about("", path);
@@ -204,7 +196,7 @@ impl Registries {
             && let Err(rule) = call.registry().allows_repository(repo.as_str())
         {
             let message = format!("the repository {repo} is not open here: {rule}");
-            return Answer::denied(&message, rule).about(repo.as_str(), path);
+            return Answer::denied(&message, rule).about(repo, path);
         }
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         let in_v2 = path == "/v2" || path.starts_with("/v2/");
@@ -217,30 +209,34 @@ impl Registries {
                 ),
                 format!("registry {name}, push = \"deny\""),
             )
-            .about(&repository, path);
+            .about(repository, path);
         }
         match route {
-            Route::Ping => self.ping(&call, asked, body).await.about("", path),
+            Route::Ping => self.ping(&call, &call.asked, body).await.about("", path),
             Route::Manifest { repo, reference } if reads => {
-                self.in_a_task(call, repo, reference).await
+                let (name, wanted) = (Arc::<str>::from(&repo), Arc::<str>::from(&reference));
+                let answer = match self.at_once(&call, &repo, &reference) {
+                    Some(answer) => answer,
+                    None => self.in_a_task(call, repo, reference).await,
+                };
+                answer.about(name, wanted)
             }
-            Route::Blob { repo, digest } if reads => self
-                .blob(&call, &repo, &digest)
-                .await
-                .about(repo.as_str(), digest.as_str()),
+            Route::Blob { repo, digest } if reads => {
+                self.blob(&call, &repo, &digest).await.about(&repo, &digest)
+            }
             Route::Manifest { repo, reference } if call.method == Method::PUT => self
-                .push_manifest(&call, asked, &repo, &reference, body)
+                .push_manifest(&call, &call.asked, &repo, &reference, body)
                 .await
-                .about(repo.as_str(), reference.as_str()),
+                .about(&repo, &reference),
             Route::Upload { repo } if !reads => self
-                .push_blob(&call, asked, &repo, body)
+                .push_blob(&call, &call.asked, &repo, body)
                 .await
-                .about(repo.as_str(), path),
+                .about(&repo, path),
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
                 self.pass_on(&call, body, &repository)
                     .await
-                    .about(&repository, path)
+                    .about(repository, path)
             }
         }
     }
@@ -274,8 +270,8 @@ impl Registries {
         Some(Answer::relayed(&answer))
     }
 
-    /// Manifests are answered in a task of their own: a client that goes away must not leave others
-    /// waiting for an answer that was half fetched.
+    /// Manifests that are not at hand are answered in a task of their own: a client that goes away must
+    /// not leave others waiting for an answer that was half fetched.
     async fn in_a_task(
         self: &Arc<Self>,
         call: Call,
@@ -283,7 +279,6 @@ impl Registries {
         reference: Reference,
     ) -> Answer {
         let registries = self.clone();
-        let (name, tag) = (repo.to_string(), reference.to_string());
         let task = tokio::spawn(async move { registries.manifest(&call, &repo, &reference).await });
         match task.await {
             Ok(answer) => answer,
@@ -292,7 +287,6 @@ impl Registries {
                 Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error)
             }
         }
-        .about(&name, &tag)
     }
 }
 
@@ -304,11 +298,11 @@ fn ambiguous(path: &str) -> Option<String> {
     if decoded.contains('\\') || decoded.split('/').any(|part| matches!(part, "." | "..")) {
         return Some(format!("the path {shown} has dots or backslashes in it"));
     }
-    let plain: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty()).collect();
     let is_v2 = path == "/v2" || path.starts_with("/v2/");
+    let mut parts = decoded.split('/').filter(|part| !part.is_empty());
     if !is_v2
-        && plain
-            .first()
+        && parts
+            .next()
             .is_some_and(|first| first.eq_ignore_ascii_case("v2"))
     {
         return Some(format!("the path {shown} is /v2/ in another spelling"));

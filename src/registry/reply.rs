@@ -1,5 +1,7 @@
 //! Responses: the fields that registry clients expect, and the one table from failures to statuses.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
@@ -25,8 +27,8 @@ impl Answer {
             rule: String::new(),
             reason: String::new(),
             mend: String::new(),
-            repository: String::new(),
-            reference: String::new(),
+            repository: Arc::default(),
+            reference: Arc::default(),
         }
     }
 
@@ -158,9 +160,13 @@ impl Answer {
     }
 
     /// Names the content for the log line.
-    pub fn about(mut self, repository: &str, reference: &str) -> Self {
-        self.repository = repository.to_owned();
-        self.reference = reference.to_owned();
+    pub fn about(
+        mut self,
+        repository: impl Into<Arc<str>>,
+        reference: impl Into<Arc<str>>,
+    ) -> Self {
+        self.repository = repository.into();
+        self.reference = reference.into();
         self
     }
 }

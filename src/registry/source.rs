@@ -20,7 +20,7 @@ use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
 /// One repository at one endpoint, asked in one name.
 pub struct BlobSource {
     upstream: Arc<Upstream>,
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     identity: Identity,
     repository: String,
     path: String,

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::Method;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tracing::info;
 
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Tally};
 use crate::wire::body::Body;
 
 /// How a request was answered.
@@ -40,13 +41,13 @@ pub enum Outcome {
 pub struct Line {
     pub client: IpAddr,
     pub user: Option<String>,
-    pub method: String,
-    pub host: String,
-    /// The registry's configured name: a metric label, so never a client's own words.
-    pub registry: String,
-    pub repository: String,
+    pub method: Method,
+    pub host: Arc<str>,
+    /// The registry's own.
+    pub registry: Arc<Tally>,
+    pub repository: Arc<str>,
     /// Tag or digest, or the path where it is neither.
-    pub reference: String,
+    pub reference: Arc<str>,
     pub status: u16,
     pub outcome: Outcome,
     /// The rule that denied it.
@@ -56,8 +57,7 @@ pub struct Line {
 
 /// Writes `line` and counts it, with the body bytes that went out.
 pub fn write(metrics: &Metrics, line: &Line, bytes: u64, complete: bool) {
-    metrics.request(&line.registry, line.outcome.as_str(), bytes);
-    metrics.history.request(line.outcome, bytes);
+    metrics.request(&line.registry, line.outcome, bytes);
     let ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(
         target: "access",

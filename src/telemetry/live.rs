@@ -98,9 +98,9 @@ impl Live {
         let same = |denial: &Denial| {
             denial.client == line.client
                 && denial.user.as_deref() == user
-                && denial.method == line.method
+                && denial.method == line.method.as_str()
                 && denial.host == host
-                && denial.repository == line.repository
+                && *denial.repository == *line.repository
                 && denial.rule == line.rule
         };
         let mut denial = match denials.iter().position(same) {
@@ -113,9 +113,9 @@ impl Live {
             times: 0,
             client: line.client,
             user: user.map(str::to_owned),
-            method: line.method.clone(),
+            method: line.method.to_string(),
             host: host.to_owned(),
-            repository: line.repository.clone(),
+            repository: line.repository.to_string(),
             rule: line.rule.clone(),
             reason: String::new(),
             mend: String::new(),
@@ -296,11 +296,11 @@ mod tests {
         Line {
             client: Ipv4Addr::LOCALHOST.into(),
             user: None,
-            method: "CONNECT".into(),
+            method: http::Method::CONNECT,
             host: host.into(),
-            registry: String::new(),
-            repository: String::new(),
-            reference: String::new(),
+            registry: Arc::default(),
+            repository: Arc::default(),
+            reference: Arc::default(),
             status: 403,
             outcome: Outcome::Denied,
             rule: "policy.default".into(),

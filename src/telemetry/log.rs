@@ -4,18 +4,32 @@ use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use super::batch::Batch;
 
 type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Belongs to the process, as its logger does.
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// Sends log lines of `level` and above to standard error from here on, as JSON or as text. A second
-/// call in one process changes nothing.
-pub fn init(json: bool, level: &str) {
+/// Writes what is still to be written when it is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Flush(Option<Batch>);
+
+/// Sends log lines of `level` and above to standard error from here on, as JSON or as text; the last
+/// ones when the answer is dropped. A second call in one process changes nothing.
+pub fn init(json: bool, level: &str) -> Flush {
+    // Without a thread each line is written where it is said.
+    let batch = Batch::begin(std::io::stderr()).ok();
+    let writer = match &batch {
+        Some(batch) => BoxMakeWriter::new(batch.clone()),
+        None => BoxMakeWriter::new(std::io::stderr),
+    };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     // The error would be that a logger is there already, and it will do.
     if json {
         let lines = lines
@@ -35,6 +49,15 @@ pub fn init(json: bool, level: &str) {
         let filter = lines.reload_handle();
         if lines.try_init().is_ok() {
             remember(move |level| drop(filter.reload(EnvFilter::new(level))));
+        }
+    }
+    Flush(batch)
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        if let Some(batch) = &self.0 {
+            batch.flush();
         }
     }
 }

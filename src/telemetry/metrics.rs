@@ -2,10 +2,12 @@
 
 mod process;
 mod runtime;
+mod tally;
 mod text;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,6 +20,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use self::process::Process;
 use self::runtime::Runtime;
+pub use self::tally::Tally;
 use super::access::Outcome;
 use super::build;
 use super::history::History;
@@ -32,7 +35,9 @@ pub struct Metrics {
     /// What was done in each minute and hour.
     pub history: History,
     requests: Family<RequestLabels, Counter>,
-    served_bytes: Family<OutcomeLabels, Counter>,
+    tallies: Mutex<HashMap<Arc<str>, Arc<Tally>>>,
+    /// By outcome, in the order of [`Outcome::ALL`].
+    served_bytes: [Counter; Outcome::ALL.len()],
     upstream_requests: Family<UpstreamLabels, Counter>,
     upstream_seconds: Family<RegistryLabels, Histogram>,
     downloads: Family<ResultLabels, Counter>,
@@ -69,12 +74,12 @@ pub struct Metrics {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     registry: String,
-    outcome: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabels {
-    outcome: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -114,11 +119,16 @@ impl Metrics {
         let info: Info<Vec<(&str, &str)>> =
             Info::new(vec![("version", build::VERSION), ("commit", build::COMMIT)]);
         registry.register("build", "The running build", info);
+        let served = Family::<OutcomeLabels, Counter>::default();
         let metrics = Self {
             live: Live::new(),
             history: History::new(),
             requests: Family::default(),
-            served_bytes: Family::default(),
+            tallies: Mutex::default(),
+            served_bytes: Outcome::ALL.map(|outcome| {
+                let outcome = outcome.as_str();
+                served.get_or_create_owned(&OutcomeLabels { outcome })
+            }),
             upstream_requests: Family::default(),
             upstream_seconds: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.002, 2.5, 12))
@@ -163,7 +173,7 @@ impl Metrics {
             "served",
             "Body bytes sent to clients, by outcome",
             Unit::Bytes,
-            metrics.served_bytes.clone(),
+            served,
         );
         r.register(
             "upstream_requests",
@@ -324,10 +334,6 @@ impl Metrics {
 
     /// Counters with few labels are there before the first event, so that a rate over them is right.
     fn begin_at_zero(&self) {
-        for outcome in Outcome::ALL {
-            let outcome = outcome.as_str().to_owned();
-            drop(self.served_bytes.get_or_create(&OutcomeLabels { outcome }));
-        }
         let begin = |family: &Family<ResultLabels, Counter>, results: &[&str]| {
             for result in results {
                 let result = (*result).to_owned();
@@ -390,18 +396,24 @@ impl Metrics {
             .inc();
     }
 
-    pub fn request(&self, registry: &str, outcome: &str, bytes: u64) {
-        self.requests
-            .get_or_create(&RequestLabels {
-                registry: registry.to_owned(),
-                outcome: outcome.to_owned(),
-            })
-            .inc();
-        self.served_bytes
-            .get_or_create(&OutcomeLabels {
-                outcome: outcome.to_owned(),
-            })
-            .inc_by(bytes);
+    /// Where the requests of the registry that is configured as `name` are counted; `""` for those of
+    /// none. To be kept by who counts often.
+    pub fn tally(&self, name: &str) -> Arc<Tally> {
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tally) = tallies.get(name) {
+            return tally.clone();
+        }
+        let name: Arc<str> = name.into();
+        let tally = Arc::new(Tally::new(name.clone()));
+        tallies.insert(name, tally.clone());
+        tally
+    }
+
+    /// Counts a request that was answered with `bytes` of body.
+    pub fn request(&self, registry: &Tally, outcome: Outcome, bytes: u64) {
+        registry.count(&self.requests, outcome);
+        self.served_bytes[outcome as usize].inc_by(bytes);
+        self.history.request(outcome, bytes);
     }
 
     /// Counts blob bytes that came from upstream.
@@ -547,7 +559,7 @@ mod tests {
     /// Metrics with everything counted once, so that all labels are seen.
     fn used() -> Metrics {
         let metrics = Metrics::new();
-        metrics.request("ghcr.io", "hit", 1);
+        metrics.request(&metrics.tally("ghcr.io"), Outcome::Hit, 1);
         metrics.upstream_request("ghcr.io", "2xx", 0.1);
         metrics.rate_limit("ghcr.io", 100);
         metrics.rate_limit_remaining("ghcr.io", 76);

@@ -1,6 +1,7 @@
 //! What the gateway tells about itself: metrics and logs, what goes on now, and what was.
 
 pub mod access;
+mod batch;
 pub mod build;
 pub mod history;
 pub mod live;

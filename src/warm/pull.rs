@@ -1,6 +1,7 @@
 //! One image, pulled: its manifests, then their blobs, a few at a time.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -330,7 +331,7 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
             headers.insert(header::AUTHORIZATION, credentials.clone());
         }
         let asked = Asked {
-            endpoint: self.place.endpoint()?,
+            endpoint: Arc::new(self.place.endpoint()?),
             method,
             path_and_query: format!("/v2/{}/{path}", self.image.repository),
             headers,

@@ -6,7 +6,7 @@ use std::fmt;
 use super::registry_of;
 use crate::cache::Cache;
 use crate::cache::index::images::image_name;
-use crate::cache::index::{IndexError, TagRecord, now_seconds, tag_key};
+use crate::cache::index::{IndexError, TagRecord, accept_hash, now_seconds, tag_key};
 use crate::oci::digest::Digest;
 use crate::oci::reference::{Reference, RepoName};
 use crate::store::Key;
@@ -100,7 +100,8 @@ impl Cache {
         if image.reference.tag().is_some() {
             // What stood here before is not what was carried here.
             self.index.untag(image.name()).await;
-            let key = tag_key(&image.origin, repository, reference, IMPORTED);
+            let hash = accept_hash(IMPORTED);
+            let key = tag_key(&image.origin, repository, reference, &hash);
             let record = TagRecord {
                 digest: root.to_string(),
                 media_type: manifest.media_type.to_string(),

@@ -7,6 +7,7 @@
 
 mod db;
 pub mod images;
+mod memory;
 pub mod pins;
 mod writer;
 
@@ -22,6 +23,7 @@ use tracing::{error, warn};
 use self::db::{
     Db, GRANTS, LRU, MEMBERS, OBJECTS, TAGS, USED, WALKED, create, in_memory, is_broken, read_meta,
 };
+use self::memory::Memory;
 use self::pins::Pins;
 use self::writer::{Ack, Op, Writer};
 use crate::oci::digest::{Algorithm, Digest};
@@ -56,10 +58,19 @@ pub struct Index {
     path: Option<PathBuf>,
     writer: mpsc::Sender<Op>,
     touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
+    recent: Arc<Recent>,
     used_at_open: u64,
     /// The files have to be walked: there was no usable index.
     rebuild: bool,
     pins: Pins,
+}
+
+/// What hits ask for.
+#[derive(Debug)]
+struct Recent {
+    /// By [`tag_key`]; `None` for what is not in the table.
+    tags: Memory<String, Option<Arc<TagRecord>>>,
+    members: Memory<Vec<u8>, bool>,
 }
 
 /// The index could not take a change; the cache goes on, a little more forgetful.
@@ -101,11 +112,16 @@ impl Index {
             path: path.clone(),
         });
         let touched = Arc::new(Mutex::new(HashMap::new()));
+        let recent = Arc::new(Recent {
+            tags: Memory::new(MOST_RECENT_TAGS),
+            members: Memory::new(MOST_RECENT_MEMBERS),
+        });
         let (writer, ops) = mpsc::channel(4096);
         let thread = Writer {
             db: db.clone(),
             ops,
             touched: touched.clone(),
+            recent: recent.clone(),
         };
         if let Err(e) = std::thread::Builder::new()
             .name("index".into())
@@ -118,6 +134,7 @@ impl Index {
             path,
             writer,
             touched,
+            recent,
             used_at_open,
             rebuild,
             pins: Pins::new(pins),
@@ -235,11 +252,15 @@ impl Index {
     }
 
     /// The record of `tag_key`, see [`tag_key`].
-    pub fn tag(&self, tag_key: &str) -> Option<TagRecord> {
-        self.db.read(|db| {
-            let table = db.begin_read()?.open_table(TAGS)?;
-            Ok(table.get(tag_key)?.map(|value| tag_record(value.value())))
-        })?
+    pub fn tag(&self, tag_key: &str) -> Option<Arc<TagRecord>> {
+        let read = || {
+            self.db.read(|db| {
+                let table = db.begin_read()?.open_table(TAGS)?;
+                let found = table.get(tag_key)?;
+                Ok(found.map(|value| Arc::new(tag_record(value.value()))))
+            })
+        };
+        self.recent.tags.get_or_read(tag_key, read)?
     }
 
     /// Records of one tag that are `wanted`, whatever `Accept` they answer.
@@ -274,22 +295,29 @@ impl Index {
         if let Some(record) = &record {
             self.protect_tag(&tag_key, &record.digest);
         }
+        let known = record.clone().map(Arc::new);
+        self.recent.tags.set(tag_key.clone(), known);
         self.send(Op::Tag(tag_key, record)).await;
     }
 
     /// Forgets what a tag stood for, whatever `Accept` asked: it was pushed anew.
     pub async fn untag(&self, tag_prefix: String) {
+        self.recent.tags.forget_all();
         self.send(Op::Untag(tag_prefix)).await;
     }
 
     /// Whether an upstream has shown this member; see `access`.
     pub fn member(&self, member: &[u8]) -> bool {
-        self.db
-            .read(|db| Ok(db.begin_read()?.open_table(MEMBERS)?.get(member)?.is_some()))
-            .unwrap_or(false)
+        let read = || {
+            self.db
+                .read(|db| Ok(db.begin_read()?.open_table(MEMBERS)?.get(member)?.is_some()))
+        };
+        let found = self.recent.members.get_or_read(member, read);
+        found.unwrap_or(false)
     }
 
     pub async fn set_member(&self, member: Vec<u8>) {
+        self.recent.members.set(member.clone(), true);
         self.send(Op::Member(member, now_seconds())).await;
     }
 
@@ -319,17 +347,28 @@ impl Index {
     }
 }
 
-/// The key under which a tag's answer to one kind of `Accept` is remembered.
-pub fn tag_key(origin: &str, repository: &str, tag: &str, accept: &str) -> String {
-    // A client's `Accept` may be of any length; the key is not.
-    let accept = Digest::of(Algorithm::Sha256, accept.as_bytes());
-    let accept = &accept.hex()[..32];
-    format!("{}{accept}", tag_prefix(origin, repository, tag))
+/// The key under which a tag's answer to one kind of `Accept` is remembered, see [`accept_hash`].
+pub fn tag_key(origin: &str, repository: &str, tag: &str, accept_hash: &str) -> String {
+    let mut key = tag_prefix(origin, repository, tag);
+    key.push_str(accept_hash);
+    key
+}
+
+/// A client's `Accept` may be of any length; what it is known by here is not.
+pub fn accept_hash(accept: &str) -> String {
+    Digest::of(Algorithm::Sha256, accept.as_bytes()).hex()[..32].to_owned()
 }
 
 /// What all of a tag's keys begin with.
 pub fn tag_prefix(origin: &str, repository: &str, tag: &str) -> String {
-    format!("{origin}\n{repository}\n{tag}\n")
+    // Room for an `accept_hash`, too.
+    let length = origin.len() + repository.len() + tag.len() + 40;
+    let mut prefix = String::with_capacity(length);
+    for part in [origin, repository, tag] {
+        prefix.push_str(part);
+        prefix.push('\n');
+    }
+    prefix
 }
 
 /// Seconds since the epoch.
@@ -362,6 +401,26 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// === impl Recent ===
+
+impl Recent {
+    /// `batch` is in the tables, or was to be.
+    fn written(&self, batch: &[Op]) {
+        for op in batch {
+            match op {
+                Op::Tag(key, _) => self.tags.forget(key.as_str()),
+                Op::Untag(_) | Op::Prune(_) => self.tags.forget_all(),
+                Op::Member(member, _) => self.members.forget(member.as_slice()),
+                Op::Remove(..) => self.members.forget_all(),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Some hundred bytes each.
+const MOST_RECENT_TAGS: usize = 20_000;
+const MOST_RECENT_MEMBERS: usize = 50_000;
 const BLOCK: u64 = 4096;
 const MOST_VARIANTS: usize = 64;
 const MOST_LOOKED_AT: usize = 4096;

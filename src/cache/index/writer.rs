@@ -12,7 +12,7 @@ use super::db::{
     TAGS, USED, WALKED,
 };
 use super::images::{Child, after};
-use super::{IndexError, ObjectInfo, TagRecord, lock, on_disk};
+use super::{IndexError, ObjectInfo, Recent, TagRecord, lock, on_disk};
 use crate::store::Key;
 
 /// A change of the index.
@@ -48,6 +48,7 @@ pub(super) struct Writer {
     pub(super) db: Arc<Db>,
     pub(super) ops: mpsc::Receiver<Op>,
     pub(super) touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
+    pub(super) recent: Arc<Recent>,
 }
 
 impl Writer {
@@ -60,6 +61,7 @@ impl Writer {
                 warn!(error = %e, "the cache index could not be written");
                 self.db.reopen();
             }
+            self.recent.written(&batch);
             for op in batch.drain(..) {
                 if let Op::Insert(_, _, Some(ack))
                 | Op::Remove(_, Some(ack))
