@@ -8,6 +8,7 @@ pub mod steering;
 pub mod token;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_service::Service;
@@ -82,6 +84,16 @@ impl Admin {
         })
     }
 
+    /// A connection from within this process, which may change things.
+    pub fn connect(self: &Arc<Self>, patience: Patience) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(IN_PROCESS);
+        let own = SocketAddr::from(([127, 0, 0, 1], 0));
+        let router = self.router().layer(Extension(Peer(own)));
+        let ending = self.drain.clone();
+        self.drain.spawn(answer(far, router, ending, patience));
+        near
+    }
+
     /// Everything the listener answers.
     fn router(self: &Arc<Self>) -> Router {
         let (api, document) = api::routes();
@@ -121,42 +133,49 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSw
             continue;
         };
         let router = router.clone().layer(Extension(Peer(from)));
-        let ending = drain.clone();
-        let patience = **patience.load();
+        let (ending, patience) = (drain.clone(), **patience.load());
         drain.spawn(async move {
-            let socket = Paced::new(socket, patience);
-            let pace = socket.pace().clone();
-            // A transfer of images, or of events, takes as long as it takes.
-            let service = service_fn(move |request: http::Request<Incoming>| {
-                let (busy, answer) = (pace.busy(), Service::call(&mut router.clone(), request));
-                async move {
-                    let answer = answer.await?;
-                    Ok::<_, Infallible>(answer.map(|body| {
-                        body.map_frame(move |frame| {
-                            // Until the last byte has gone.
-                            let _ = &busy;
-                            frame
-                        })
-                    }))
-                }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(patience.idle)
-                .serve_connection(TokioIo::new(socket), service);
-            tokio::pin!(connection);
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = ending.begun() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(e) = result {
-                tracing::debug!(error = %e, "an admin connection ended");
-            }
+            answer(socket, router, ending, patience).await;
             drop(place);
         });
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer<S>(socket: S, router: Router, ending: Drain, patience: Patience)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let socket = Paced::new(socket, patience);
+    let pace = socket.pace().clone();
+    // A transfer of images, or of events, takes as long as it takes.
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (busy, answer) = (pace.busy(), Service::call(&mut router.clone(), request));
+        async move {
+            let answer = answer.await?;
+            Ok::<_, Infallible>(answer.map(|body| {
+                body.map_frame(move |frame| {
+                    // Until the last byte has gone.
+                    let _ = &busy;
+                    frame
+                })
+            }))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.idle)
+        .serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = ending.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = result {
+        tracing::debug!(error = %e, "an admin connection ended");
     }
 }
 
@@ -168,5 +187,7 @@ fn now() -> u64 {
 }
 
 const MOST_CONNECTIONS: usize = 256;
+/// Bytes on their way between the two ends.
+const IN_PROCESS: usize = 256 << 10;
 const BREATH: Duration = Duration::from_millis(10);
 const LARGEST_BODY: usize = 1 << 20;

@@ -1,5 +1,7 @@
 //! The composition root: config → rooms → run → drain. Nothing is bound before everything is valid.
 
+mod directory;
+mod engine;
 mod helm;
 mod parts;
 mod reload;
@@ -18,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+pub use self::directory::Directory;
 use self::helm::Helm;
 pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers};
 use self::parts::{front, patience};
@@ -29,6 +32,7 @@ use self::watch::Watch;
 use crate::admin::token::Token;
 use crate::admin::{self, Admin};
 use crate::cache::Cache;
+pub use crate::cache::StoreError;
 use crate::config::Config;
 use crate::connect::Gateway;
 use crate::listen::{self, Clients, Door};

@@ -2,21 +2,18 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-use super::parts::{authority, bounds, parent, robots, rules, strangers, via, way};
-use super::{Parent, Unusable};
-use crate::cache::{Cache, CacheConfig};
+use super::Unusable;
+use super::engine::Engine;
+use super::parts::{authority, strangers};
+use crate::cache::Cache;
 use crate::config::Config;
 use crate::connect::{Gateway, Live};
 use crate::policy::Policy;
-use crate::registry::Registries;
-use crate::registry::access::Access;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{self, Leaves, Notice};
-use crate::upstream::Upstream;
+use crate::tls::{Leaves, Notice};
 use crate::users::Users;
 use crate::warm::Warm;
 
@@ -40,11 +37,6 @@ impl Rooms {
             config.registries.clone(),
             config.builtin_registries,
         );
-        let (client_tls, warnings) =
-            tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
-        for warning in warnings {
-            warn!("{warning}");
-        }
         let (authority, notices) = authority(config, &policy)?;
         tell(&notices);
         let leaves = Arc::new(Leaves::new(Arc::new(authority))?);
@@ -56,32 +48,16 @@ impl Rooms {
         for warning in strangers(config, |user| users.knows(user)) {
             warn!("{warning}");
         }
-        let via = via()?;
-        let parent = parent(config, &client_tls, via.clone())?;
-        let parent_place = parent.as_ref().map(Parent::place);
-        let way = way(config, client_tls, parent);
-        let upstream = Arc::new(Upstream::new(way, via, metrics.clone()));
-
-        let cache_config = CacheConfig {
-            dir: config.cache.dir.clone(),
-            bounds: bounds(config),
-        };
-        let cache = Cache::open(&cache_config, metrics.clone())?;
-        cache.settle().await;
-        let access = Access::open(
-            &config.cache.dir,
-            cache.index().clone(),
-            upstream.clone(),
-            metrics.clone(),
-        )
-        .with_context(|| format!("the cache directory {}", config.cache.dir.display()))?;
-        let registries = Registries::new(cache.clone(), upstream.clone(), Arc::new(access));
-        let robots = robots(config, &policy);
-        for registry in robots.keys() {
-            metrics.has_login(registry);
-        }
+        let Engine {
+            cache,
+            upstream,
+            registries,
+            rules,
+            metrics,
+            parent,
+        } = Engine::build(config, &policy, metrics).await?;
         let live = Live {
-            rules: Arc::new(rules(config, robots)),
+            rules: Arc::new(rules),
             policy: Arc::new(policy),
             users: Arc::new(users),
             client_idle: config.limits.client_idle,
@@ -110,7 +86,7 @@ impl Rooms {
             cache,
             warm,
             metrics,
-            parent: parent_place,
+            parent,
         })
     }
 }

@@ -29,7 +29,8 @@ use self::origin::Origin;
 use self::space::{Bounds, Reservation, Space};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Children;
-use crate::store::{Key, Kind, Partial, Spool, Store, StoreError};
+pub use crate::store::StoreError;
+use crate::store::{Key, Kind, Partial, Spool, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::turns::Turns;
 
@@ -104,10 +105,7 @@ impl Cache {
 
     /// Sweeps now and then; tags and grants are kept for `offline_for`. Never ends.
     pub async fn keep_house(self: Arc<Self>, offline_for: impl Fn() -> Duration) {
-        if self.index.wants_rebuild() {
-            self.rebuild().await;
-            self.protect().await;
-        }
+        self.find_again().await;
         let mut every = tokio::time::interval(SWEEP_EVERY);
         let mut pruned = Instant::now();
         loop {
@@ -124,6 +122,14 @@ impl Cache {
                 // Tags that moved on let go of what they stood for.
                 self.protect().await;
             }
+        }
+    }
+
+    /// Finds every object anew where the index was lost.
+    pub async fn find_again(&self) {
+        if self.index.wants_rebuild() {
+            self.rebuild().await;
+            self.protect().await;
         }
     }
 

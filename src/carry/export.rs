@@ -12,7 +12,7 @@ use tokio_tar::Header;
 use super::layout::{DockerImage, Entry, Index, LAYOUT};
 use crate::cache::reader::Reader;
 use crate::cache::{Cache, Manifest, Object};
-use crate::oci::digest::{Algorithm, Digest};
+use crate::oci::digest::{Algorithm, Digest, Hasher};
 use crate::oci::manifest::{Children, Descriptor, Platform};
 use crate::wire::body::Body;
 
@@ -24,12 +24,22 @@ pub struct Root {
     pub digest: Digest,
 }
 
-/// What an image needs and the cache does not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// The image that needs it.
-    pub image: String,
-    pub digest: Digest,
+/// What of an image is sent out.
+#[derive(Clone, Debug, Default)]
+pub struct Wants {
+    /// None named: all.
+    pub platforms: Vec<Platform>,
+    /// What is about the image too, as far as it is cached: signatures, bills of material.
+    pub referrers: bool,
+}
+
+/// What of an image is wanted and not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    #[error("{digest} of {image} is not cached")]
+    Content { image: String, digest: Digest },
+    #[error("{image} has no image for the platforms that are wanted")]
+    Platform { image: String },
 }
 
 /// A tar whose every byte is known by its place. Holding one keeps its blobs from being evicted.
@@ -63,48 +73,50 @@ struct Part {
 // === impl Export ===
 
 impl Export {
-    /// Plans the tar of `roots`, each with the platforms of `wanted` (none named: all). Answers what is
-    /// missing where something is.
+    /// Plans the tar of what `wants` says of `roots`. Answers what is missing where something is.
     pub async fn plan(
         cache: &Arc<Cache>,
         roots: &[Root],
-        wanted: &[Platform],
+        wants: &Wants,
     ) -> Result<Self, Vec<Missing>> {
         let mut walk = Walk {
             cache,
-            wanted,
+            wants,
             seen: HashSet::new(),
+            about: Vec::new(),
             manifests: Vec::new(),
             blobs: Vec::new(),
             missing: Vec::new(),
         };
         let mut index = Vec::new();
-        let mut docker = Vec::new();
+        let mut docker: Vec<(Digest, DockerImage)> = Vec::new();
         for root in roots {
             let Some(top) = walk.top(&root.name, &root.digest).await else {
                 continue;
             };
-            let entry = Entry {
-                media_type: top.media_type.to_string(),
-                digest: top.digest.to_string(),
-                size: top.bytes.len() as u64,
-                platform: None,
-                annotations: Default::default(),
-            };
-            index.push(entry.named(&root.name));
-            if let Some(leaf) = walk.add(&root.name, top).await {
-                docker.push(in_dockers_words(&root.name, &leaf));
+            let entry = Entry::of(&top).named(&root.name);
+            // One that is asked for twice is there once, as tools that find two refuse both.
+            if index.iter().any(|known: &Entry| known.is(&entry)) {
+                continue;
+            }
+            index.push(entry);
+            let digest = top.digest.clone();
+            if let Some((_, known)) = docker.iter_mut().find(|(known, _)| *known == digest) {
+                known.repo_tags.extend(docker_tag(&root.name));
+            } else if let Some(leaf) = walk.add(&root.name, top).await {
+                docker.push((digest, in_dockers_words(&root.name, &leaf)));
             }
         }
+        let docker: Vec<DockerImage> = docker.into_iter().map(|(_, image)| image).collect();
+        let images = index.len();
+        // No tool loads them; a gateway knows by their subjects where they belong.
+        index.extend(walk.about.iter().map(Entry::of));
         if !walk.missing.is_empty() {
             return Err(walk.missing);
         }
-        let images = index.len();
-        let index = json(&Index::new(index));
-        let etag = Digest::of(Algorithm::Sha256, &index).to_string();
         let mut files = vec![
             File::new("oci-layout", Content::Memory(Bytes::from_static(LAYOUT))),
-            File::new("index.json", Content::Memory(index)),
+            File::new("index.json", Content::Memory(json(&Index::new(index)))),
             File::new("manifest.json", Content::Memory(json(&docker))),
         ];
         for manifest in walk.manifests {
@@ -114,11 +126,12 @@ impl Export {
         for (digest, object) in walk.blobs {
             files.push(File::new(&path(&digest), Content::Disk(object)));
         }
+        let etag = etag(&files);
         let total = files.iter().map(File::length).sum::<u64>() + END_OF_ARCHIVE;
         Ok(Self {
             files,
             total,
-            etag: format!("\"{etag}\""),
+            etag,
             images,
         })
     }
@@ -234,10 +247,12 @@ impl Part {
 /// Gathers what images are made of, each thing once.
 struct Walk<'a> {
     cache: &'a Arc<Cache>,
-    wanted: &'a [Platform],
+    wants: &'a Wants,
     seen: HashSet<Digest>,
     manifests: Vec<Manifest>,
     blobs: Vec<(Digest, Object)>,
+    /// What refers to what was gathered.
+    about: Vec<Manifest>,
     missing: Vec<Missing>,
 }
 
@@ -246,48 +261,92 @@ impl Walk<'_> {
     /// platform's manifest, because a copy of an index that lacks a part is an error to many tools.
     async fn top(&mut self, image: &str, digest: &Digest) -> Option<Manifest> {
         let manifest = self.manifest(image, digest).await?;
-        if self.wanted.is_empty() {
+        if self.wants.platforms.is_empty() {
             return Some(manifest);
         }
         let children = Children::parse(&manifest.bytes).manifests;
         if children.is_empty() {
             return Some(manifest);
         }
-        let mut fitting = children.iter().filter(|child| self.wants(child));
+        // What has no platform of its own belongs to one that has.
+        let fits = |child: &&Descriptor| child.platform.is_some() && self.wanted(child);
+        let mut fitting = children.iter().filter(fits);
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => self.manifest(image, &only.digest.clone()).await,
+            (None, _) => {
+                self.missing.push(Missing::Platform {
+                    image: image.to_owned(),
+                });
+                None
+            }
             _ => Some(manifest),
         }
     }
 
-    /// Adds `top` and what is below it; answers the one image in it that a machine like this runs, if
-    /// there is one.
+    /// Adds `top` and what is below it; answers the image in it that Docker's own list names, which has
+    /// one for each name: the one for machines like this, else the first.
     async fn add(&mut self, image: &str, top: Manifest) -> Option<Children> {
-        let mut leaf = None;
-        let mut stack = vec![(top, 0)];
-        while let Some((manifest, depth)) = stack.pop() {
+        let mut leaf: Option<(bool, Children)> = None;
+        let mut stack = vec![(top, 0, false)];
+        while let Some((manifest, depth, native)) = stack.pop() {
             let children = Children::parse(&manifest.bytes);
-            if self.seen.insert(manifest.digest.clone()) {
-                self.manifests.push(manifest);
-                for blob in children.config.iter().chain(&children.layers) {
-                    self.blob(image, blob).await;
-                }
+            if children.config.as_ref().is_some_and(is_runnable)
+                && leaf.as_ref().is_none_or(|(known, _)| native && !known)
+            {
+                leaf = Some((native, children.clone()));
             }
-            if leaf.is_none() && children.config.as_ref().is_some_and(is_runnable) {
-                leaf = Some(children.clone());
+            if !self.seen.insert(manifest.digest.clone()) {
+                continue;
             }
+            for blob in children.config.iter().chain(&children.layers) {
+                self.blob(image, blob).await;
+            }
+            if self.wants.referrers {
+                self.referrers(image, &manifest.digest).await;
+            }
+            self.manifests.push(manifest);
             if depth == DEEPEST {
                 continue;
             }
             let fitting = children.manifests.into_iter();
-            let fitting: Vec<Descriptor> = fitting.filter(|child| self.wants(child)).collect();
+            let fitting: Vec<Descriptor> = fitting.filter(|child| self.wanted(child)).collect();
             for child in fitting.iter().rev() {
-                if let Some(child) = self.manifest(image, &child.digest).await {
-                    stack.push((child, depth + 1));
+                if let Some(manifest) = self.manifest(image, &child.digest).await {
+                    stack.push((manifest, depth + 1, is_native(child)));
                 }
             }
         }
-        leaf
+        leaf.map(|(_, children)| children)
+    }
+
+    /// Adds what is about a manifest, as far as it is whole here.
+    async fn referrers(&mut self, image: &str, manifest: &Digest) {
+        let mut ahead = vec![manifest.clone()];
+        while let Some(subject) = ahead.pop() {
+            for digest in self.cache.referrers(&subject).await {
+                if self.seen.contains(&digest) {
+                    continue;
+                }
+                let Some(about) = self.cache.manifest(&digest).await else {
+                    continue;
+                };
+                let children = Children::parse(&about.bytes);
+                let mut whole = children.manifests.is_empty();
+                for blob in children.config.iter().chain(&children.layers) {
+                    whole &= blob.is_foreign() || self.cache.blob(&blob.digest).await.is_some();
+                }
+                if !whole {
+                    continue;
+                }
+                for blob in children.config.iter().chain(&children.layers) {
+                    self.blob(image, blob).await;
+                }
+                self.seen.insert(digest.clone());
+                self.manifests.push(about.clone());
+                self.about.push(about);
+                ahead.push(digest);
+            }
+        }
     }
 
     async fn manifest(&mut self, image: &str, digest: &Digest) -> Option<Manifest> {
@@ -301,7 +360,7 @@ impl Walk<'_> {
     async fn blob(&mut self, image: &str, blob: &Descriptor) {
         // A layer that may not be handed on is nowhere but at its maker's (image specification,
         // "Non-Distributable Layers").
-        if blob.media_type.contains("nondistributable") || blob.media_type.contains("foreign") {
+        if blob.is_foreign() {
             return;
         }
         if !self.seen.insert(blob.digest.clone()) {
@@ -314,25 +373,42 @@ impl Walk<'_> {
     }
 
     fn misses(&mut self, image: &str, digest: &Digest) {
-        self.missing.push(Missing {
+        self.missing.push(Missing::Content {
             image: image.to_owned(),
             digest: digest.clone(),
         });
     }
 
-    fn wants(&self, child: &Descriptor) -> bool {
-        if self.wanted.is_empty() {
-            return true;
-        }
-        let Some(platform) = &child.platform else {
-            return true;
-        };
-        self.wanted.iter().any(|wanted| {
-            wanted.os == platform.os
-                && wanted.architecture == platform.architecture
-                && (wanted.variant.is_none() || wanted.variant == platform.variant)
-        })
+    fn wanted(&self, child: &Descriptor) -> bool {
+        let wanted = &self.wants.platforms;
+        let platform = child.platform.as_ref();
+        wanted.is_empty()
+            || platform.is_none_or(|offered| wanted.iter().any(|one| one.is_met_by(offered)))
     }
+}
+
+/// Whether it is for machines like this one.
+fn is_native(child: &Descriptor) -> bool {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let platform = child.platform.as_ref();
+    platform.is_some_and(|one| one.os == "linux" && one.architecture == architecture)
+}
+
+/// Names the bytes of the whole tar: every header has its file's path and length, a blob's path has its
+/// digest, and what else there is counts itself.
+fn etag(files: &[File]) -> String {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    for file in files {
+        hasher.update(&file.header);
+        if let Content::Memory(bytes) = &file.content {
+            hasher.update(bytes);
+        }
+    }
+    format!("\"{}\"", &hasher.finish().hex()[..ETAG])
 }
 
 fn is_runnable(config: &Descriptor) -> bool {
@@ -343,13 +419,18 @@ fn in_dockers_words(name: &str, image: &Children) -> DockerImage {
     let config = image.config.iter().map(|config| path(&config.digest));
     DockerImage {
         config: config.collect(),
-        repo_tags: (!name.contains('@')).then(|| vec![name.to_owned()]),
+        repo_tags: docker_tag(name).into_iter().collect(),
         layers: image
             .layers
             .iter()
             .map(|layer| path(&layer.digest))
             .collect(),
     }
+}
+
+/// Docker tags an image with a name and a tag alone.
+fn docker_tag(name: &str) -> Option<String> {
+    (!name.contains('@')).then(|| name.to_owned())
 }
 
 fn path(digest: &Digest) -> String {
@@ -365,3 +446,5 @@ fn json(value: &impl serde::Serialize) -> Bytes {
 const BLOCK: u64 = 512;
 const END_OF_ARCHIVE: u64 = 1024;
 const DEEPEST: usize = 4;
+/// Hexadecimal digits of an entity tag: 128 bits of the hash.
+const ETAG: usize = 32;

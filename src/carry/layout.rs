@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::oci::manifest::{OCI_INDEX, Platform};
+use crate::cache::Manifest;
+use crate::oci::manifest::OCI_INDEX;
 
 /// `index.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,19 +24,8 @@ pub struct Entry {
     pub media_type: String,
     pub digest: String,
     pub size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<PlatformOut>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-/// A platform as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct PlatformOut {
-    os: String,
-    architecture: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    variant: Option<String>,
 }
 
 /// One image in Docker's own words, `manifest.json`: for a `docker load` that knows no layouts.
@@ -43,7 +33,8 @@ pub struct PlatformOut {
 #[serde(rename_all = "PascalCase")]
 pub struct DockerImage {
     pub config: String,
-    pub repo_tags: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub repo_tags: Vec<String>,
     pub layers: Vec<String>,
 }
 
@@ -62,6 +53,21 @@ impl Index {
 // === impl Entry ===
 
 impl Entry {
+    /// A manifest without a name.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            media_type: manifest.media_type.to_string(),
+            digest: manifest.digest.to_string(),
+            size: manifest.bytes.len() as u64,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it is the same image under the same name.
+    pub fn is(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.name() == other.name()
+    }
+
     /// Gives it the name under which it is loaded, in the two places where tools look.
     pub fn named(mut self, name: &str) -> Self {
         for key in [CONTAINERD_NAME, REF_NAME] {
@@ -80,16 +86,9 @@ impl Entry {
     }
 }
 
-// === impl PlatformOut ===
-
-impl From<&Platform> for PlatformOut {
-    fn from(platform: &Platform) -> Self {
-        Self {
-            os: platform.os.clone(),
-            architecture: platform.architecture.clone(),
-            variant: platform.variant.clone(),
-        }
-    }
+/// Docker writes `null` for an image without a name.
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// `oci-layout`, always the same.

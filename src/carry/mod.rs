@@ -9,5 +9,5 @@ mod export;
 mod import;
 mod layout;
 
-pub use self::export::{Export, Missing, Root};
+pub use self::export::{Export, Missing, Root, Wants};
 pub use self::import::{Image, ImportError, Imported, import};

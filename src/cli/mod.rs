@@ -1,10 +1,16 @@
 //! The command line: what was typed, and the one thing to do about it.
 
+mod api;
 mod ca;
+mod cache;
+mod carry;
 mod check;
+mod images;
 mod manual;
+mod pull;
 mod serve;
 mod setup;
+mod words;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -35,6 +41,10 @@ enum Command {
     Ca(ca::Ca),
     Manual(manual::Manual),
     Setup(setup::Setup),
+    Pull(pull::Pull),
+    Cache(cache::Cache),
+    Export(carry::Export),
+    Import(carry::Import),
 }
 
 /// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
@@ -77,6 +87,10 @@ pub fn run(args: &[String]) -> ExitCode {
         Command::Ca(args) => args.run(),
         Command::Manual(args) => args.run(),
         Command::Setup(args) => args.run(),
+        Command::Pull(args) => args.run(),
+        Command::Cache(args) => args.run(),
+        Command::Export(args) => args.run(),
+        Command::Import(args) => args.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,6 +133,17 @@ fn policy(config: &Config) -> Policy {
         config.registries.clone(),
         config.builtin_registries,
     )
+}
+
+/// Runs a command that waits for others.
+fn run_async<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(work);
+    // A pull in the directory's way may still wait for an upstream.
+    runtime.shutdown_background();
+    result
 }
 
 fn load(file: Option<&Path>) -> Result<Config, ConfigError> {

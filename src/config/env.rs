@@ -10,6 +10,8 @@ use super::keys::{Key, Kind, overridable};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "PIERHEAD_";
+/// What the commands that talk to a running gateway read; no keys.
+const COMMAND_LINE: [&str; 2] = ["PIERHEAD_GATEWAY", "PIERHEAD_LOGIN"];
 
 /// What the environment says.
 #[derive(Debug, Default)]
@@ -38,6 +40,9 @@ impl Environment {
         for (variable, text) in ours {
             if variable == "PIERHEAD_CONFIG" {
                 read.file = Some(text.into());
+                continue;
+            }
+            if COMMAND_LINE.contains(&variable.as_str()) {
                 continue;
             }
             let key = overridable()

@@ -28,8 +28,9 @@ pub const MANIFEST_TYPES: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOC
 /// The most children that a manifest may have. The largest known images have some hundred layers.
 pub const MAX_CHILDREN: usize = 10_000;
 
-/// What a manifest or an index refers to. Referrers (`subject`) point the other way and are no
-/// children; nor are the layers of schema 1, whose sizes it does not tell.
+/// What a manifest or an index refers to. Its subject is no child: a signature is nothing without what it
+/// signs, and not the other way round. Nor are the layers of schema 1 children, whose sizes it does not
+/// tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Children {
     /// The manifests of an index.
@@ -38,6 +39,8 @@ pub struct Children {
     pub config: Option<Descriptor>,
     /// The layers of an image, lowest first.
     pub layers: Vec<Descriptor>,
+    /// The manifest that this one is about, such as the image that a signature is of.
+    pub subject: Option<Digest>,
 }
 
 /// A reference to content, with its length.
@@ -139,6 +142,10 @@ impl Children {
             manifests: known(raw.manifests.unwrap_or_default()),
             config: raw.config.and_then(Descriptor::from_raw),
             layers: known(raw.layers.unwrap_or_default()),
+            subject: raw
+                .subject
+                .and_then(Descriptor::from_raw)
+                .map(|one| one.digest),
         }
     }
 
@@ -168,6 +175,10 @@ impl Children {
             manifests: all("manifests", manifests)?,
             config: config.transpose()?,
             layers: all("layers", layers)?,
+            subject: raw
+                .subject
+                .and_then(Descriptor::from_raw)
+                .map(|one| one.digest),
         })
     }
 
@@ -277,6 +288,7 @@ struct RawManifest {
     manifests: Option<Vec<Lenient<RawDescriptor>>>,
     config: Option<Lenient<RawDescriptor>>,
     layers: Option<Vec<Lenient<RawDescriptor>>>,
+    subject: Option<Lenient<RawDescriptor>>,
 }
 
 #[derive(Deserialize)]

@@ -18,7 +18,7 @@ mod spool;
 mod upload;
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -48,10 +48,12 @@ pub struct Key {
 pub enum StoreError {
     #[error("the cache directory {path} cannot be used: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error(
-        "the cache directory {path} is in use by another pierhead; give each its own cache.dir"
-    )]
-    Locked { path: PathBuf },
+    #[error("the cache directory {path} is in use by another pierhead{}; give each its own cache.dir", process(*.holder))]
+    Locked {
+        path: PathBuf,
+        /// Its process, where it said so and can be seen from here.
+        holder: Option<u32>,
+    },
 }
 
 /// The files of one cache directory, held by one process.
@@ -171,7 +173,15 @@ impl Store {
             .map_err(err)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| StoreError::Locked {
             path: root.to_path_buf(),
+            holder: fs::read_to_string(root.join("lock"))
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
         })?;
+        // For the message of the one who comes second, and not needed on a full disk; the lock itself is
+        // the kernel's, and ends with this process however that ends.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| (&lock).write_all(format!("{}\n", std::process::id()).as_bytes()));
         Ok(Self {
             root: root.to_path_buf(),
             _lock: lock,
@@ -347,6 +357,10 @@ impl Store {
     }
 }
 
+fn process(holder: Option<u32>) -> String {
+    holder.map_or_else(String::new, |id| format!(" (process {id})"))
+}
+
 const MARK: &str = ".done";
 const TRASH: &str = ".trash";
 
@@ -421,11 +435,12 @@ mod tests {
     #[test]
     fn a_directory_serves_one_process() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Store::open(dir.path()).unwrap();
-        assert!(matches!(
-            Store::open(dir.path()),
-            Err(StoreError::Locked { .. })
-        ));
+        let first = Store::open(dir.path()).unwrap();
+        let refused = Store::open(dir.path()).unwrap_err();
+        let own = format!("(process {})", std::process::id());
+        assert!(refused.to_string().contains(&own), "{refused}");
+        drop(first);
+        Store::open(dir.path()).unwrap();
     }
 
     #[test]

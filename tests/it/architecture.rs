@@ -8,9 +8,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "admin",
             "app",
             "config",
             "doctor",
+            "oci",
             "policy",
             "setup",
             "telemetry",
@@ -97,7 +99,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("carry", &["cache", "oci", "wire"]),
+    ("carry", &["cache", "oci", "store", "wire"]),
     ("telemetry", &["wire"]),
     ("policy", &[]),
     ("tls", &[]),

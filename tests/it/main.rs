@@ -14,6 +14,7 @@ mod support;
 mod access;
 mod architecture;
 mod catalog;
+mod commands;
 mod config;
 mod crash;
 mod deny;

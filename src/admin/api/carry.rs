@@ -9,12 +9,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio_util::io::StreamReader;
 use utoipa::{IntoParams, ToSchema};
 
 use super::pulls::platforms;
 use super::{Admin, Problem, Query};
-use crate::carry::{Export, ImportError, Root, import as take_in};
+use crate::carry::{Export, ImportError, Missing, Root, Wants, import as take_in};
 use crate::oci::name::ImageName;
 use crate::oci::range::Wanted;
 use crate::oci::reference::Reference;
@@ -24,12 +25,14 @@ use crate::warm::Platforms;
 #[derive(Debug, Default, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[allow(dead_code, reason = "describes the query, which may repeat its names")]
-pub struct Wants {
+pub struct Sending {
     /// An image, as in `docker pull`; may be repeated.
     #[param(required)]
     image: Vec<String>,
     /// `linux/amd64`, …; may be repeated; none: all.
     platform: Vec<String>,
+    /// `true`: what is cached about the images too, signatures and bills of material.
+    referrers: Option<bool>,
 }
 
 /// How to take images in.
@@ -45,10 +48,10 @@ pub struct Taking {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Report {
     images: Vec<TakenIn>,
-    /// Blobs that are new here, and their bytes.
+    /// Blobs and manifests that are new here, and their bytes.
     added: u64,
     added_bytes: u64,
-    /// Blobs that were here before.
+    /// Blobs and manifests that were here before.
     known: u64,
     /// What could not be taken in, and why.
     refused: Vec<Refused>,
@@ -71,7 +74,7 @@ pub struct Refused {
 }
 
 /// Cached images as an OCI image layout in a tar. A transfer that broke goes on with `Range`.
-#[utoipa::path(get, path = "/export", tag = "carry", params(Wants),
+#[utoipa::path(get, path = "/export", tag = "carry", params(Sending),
     responses((status = 200, description = "The tar", body = Vec<u8>, content_type = "application/x-tar"), (status = 206, description = "A part of the tar", body = Vec<u8>, content_type = "application/x-tar"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json"), (status = 416, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn export(
     State(admin): State<Arc<Admin>>,
@@ -80,32 +83,37 @@ pub(super) async fn export(
 ) -> Result<Response, Problem> {
     let mut roots = Vec::new();
     let mut wanted = Vec::new();
+    let mut referrers = false;
     for (key, value) in query {
         match key.as_str() {
             "image" => roots.push(admin.root(&value).await?),
             "platform" => wanted.push(value),
+            "referrers" => {
+                let wrong = |_| Problem::bad(format!("referrers is true or false, not {value:?}"));
+                referrers = value.parse().map_err(wrong)?;
+            }
             other => return Err(Problem::bad(format!("there is no parameter {other}"))),
         }
     }
     if roots.is_empty() {
         return Err(Problem::bad("say which images: ?image=NAME&image=NAME"));
     }
-    let wanted = match platforms(&wanted)? {
-        Platforms::All => Vec::new(),
-        Platforms::Only(list) => list,
+    let wants = Wants {
+        platforms: match platforms(&wanted)? {
+            Platforms::All => Vec::new(),
+            Platforms::Only(list) => list,
+        },
+        referrers,
     };
-    let export = Export::plan(&admin.cache, &roots, &wanted).await;
+    let export = Export::plan(&admin.cache, &roots, &wants).await;
     let export = export.map_err(|missing| {
         let first = &missing[0];
-        Problem::new(
-            StatusCode::CONFLICT,
-            format!(
-                "{} things are not cached, the first is {} of {}; pull the image first",
-                missing.len(),
-                first.digest,
-                first.image
-            ),
-        )
+        let why = match (first, missing.len()) {
+            (Missing::Platform { .. }, _) => first.to_string(),
+            (_, 1) => format!("{first}; pull the image first"),
+            (_, n) => format!("{first}, and {} more; pull the image first", n - 1),
+        };
+        Problem::new(StatusCode::CONFLICT, why)
     })?;
     Ok(answer(export, &headers))
 }
@@ -124,45 +132,42 @@ pub(super) async fn import(
         admin.image_id(name)?;
     }
     let body = request.into_body().into_data_stream();
-    let reader = StreamReader::new(body.map_err(std::io::Error::other));
-    tokio::pin!(reader);
-    let taken = take_in(&admin.cache, reader, taking.name.as_deref()).await;
+    let task = admin.clone();
+    let (answer, taken) = oneshot::channel();
+    // In a task of its own: of one whose sender goes away nothing must be left.
+    tokio::spawn(async move {
+        let reader = StreamReader::new(body.map_err(std::io::Error::other));
+        tokio::pin!(reader);
+        let place = |name: &str| {
+            let id = task.image_id(name);
+            id.map_err(|problem| problem.detail().to_owned())
+        };
+        let name = taking.name.as_deref();
+        let result = take_in(&task.cache, reader.as_mut(), name, place).await;
+        let _ = answer.send(result);
+        // Who still sends must not find the connection closed before the answer.
+        let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+    });
+    let taken = taken.await.map_err(Problem::failed)?;
     let taken = taken.map_err(|e| match e {
         ImportError::NotKept { .. } => {
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, e.to_string())
         }
         _ => Problem::bad(e),
     })?;
-    let mut report = Report {
-        images: Vec::new(),
+    let images = taken.images.into_iter().map(|image| TakenIn {
+        name: image.name,
+        digest: image.root.to_string(),
+        absent: image.absent,
+    });
+    let refused = taken.refused.into_iter();
+    let report = Report {
+        images: images.collect(),
         added: taken.added,
         added_bytes: taken.added_bytes,
         known: taken.known,
-        refused: Vec::new(),
+        refused: refused.map(|(image, why)| Refused { image, why }).collect(),
     };
-    let refused = taken.refused.into_iter();
-    report.refused = refused.map(|(image, why)| Refused { image, why }).collect();
-    for image in taken.images {
-        let named = match admin.image_id(&image.name) {
-            Ok(id) => admin
-                .cache
-                .import_image(&id, &image.root)
-                .await
-                .map_err(|e| e.to_string()),
-            Err(problem) => Err(problem.detail().to_owned()),
-        };
-        match named {
-            Ok(()) => report.images.push(TakenIn {
-                name: image.name,
-                digest: image.root.to_string(),
-                absent: image.absent,
-            }),
-            Err(why) => report.refused.push(Refused {
-                image: image.name,
-                why,
-            }),
-        }
-    }
     if report.images.is_empty() {
         let why = report.refused.first().map_or(
             "no image of the file has a name; say ?name=REGISTRY/REPOSITORY:TAG".to_owned(),

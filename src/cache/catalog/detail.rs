@@ -114,6 +114,14 @@ impl Cache {
         .await
     }
 
+    /// What is cached of what is about a manifest (its referrers).
+    pub async fn referrers(&self, manifest: &Digest) -> Vec<Digest> {
+        let key = Key::manifest(manifest);
+        let found = self.read(move |index| index.referrers(&key)).await;
+        let found = found.unwrap_or_default().into_iter();
+        found.map(|key| key.digest).collect()
+    }
+
     /// What upstream said last of a tag.
     pub(super) fn newest(&self, image: &ImageId) -> Option<TagRecord> {
         let name = image_name(

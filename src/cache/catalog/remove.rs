@@ -129,6 +129,22 @@ impl Cache {
         Ok(removed)
     }
 
+    /// Takes out again what was brought here and what no image that has a name needs. Who reads one of
+    /// them reads it to its end.
+    pub async fn take_back(&self, brought: HashSet<Key>) -> Removed {
+        // What is looked at next must know all that was said.
+        self.protect().await;
+        let going = self
+            .read(move |index| not_needed_of(index, brought))
+            .await
+            .unwrap_or_default();
+        let mut removed = Removed::default();
+        for part in going.chunks(BATCH) {
+            removed.add(self.take_out(part.to_vec()).await);
+        }
+        removed
+    }
+
     /// Takes objects out even if somebody reads them.
     pub(super) async fn take_out(&self, going: Vec<(Key, u64)>) -> Removed {
         let manifests = going
@@ -163,6 +179,11 @@ fn not_needed(index: &Index, roots: &[Digest]) -> Vec<(Key, u64)> {
     for root in roots {
         tree.extend(index.tree(&Key::manifest(root)));
     }
+    not_needed_of(index, tree)
+}
+
+/// Those of `tree` that nothing else needs.
+fn not_needed_of(index: &Index, mut tree: HashSet<Key>) -> Vec<(Key, u64)> {
     let mut tagged = Vec::new();
     index.walk_tags(String::new(), |row| {
         if let Ok(digest) = row.record.digest.parse::<Digest>() {
@@ -191,6 +212,9 @@ fn not_needed(index: &Index, roots: &[Digest]) -> Vec<(Key, u64)> {
             break;
         }
         for key in stays {
+            for about in index.referrers(&key) {
+                tree.remove(&about);
+            }
             tree.remove(&key);
         }
     }

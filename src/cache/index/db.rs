@@ -103,6 +103,9 @@ pub(super) const GRANTS: TableDefinition<'_, &[u8], u64> = TableDefinition::new(
 pub(super) const CHILDREN: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("children");
 /// The other way round: the child's key, then the manifest's.
 pub(super) const PARENTS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("parents");
+/// By manifest: the one that it is about, and the other way round: that one's key, then the manifest's.
+pub(super) const SUBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("subjects");
+pub(super) const REFERRERS: TableDefinition<'_, &[u8], ()> = TableDefinition::new("referrers");
 /// By image; 1 for one that was imported.
 pub(super) const PINS: TableDefinition<'_, &str, u64> = TableDefinition::new("pins");
 /// By repository and object: what anybody may have while upstream is away.
@@ -113,6 +116,6 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 pub(super) const USED: &str = "used";
 /// Present once every file on disk was known.
 pub(super) const WALKED: &str = "walked";
-/// Present once it was known of every manifest what it refers to.
-pub(super) const LEARNT: &str = "learnt";
+/// Present once it was known of every manifest what it refers to, its subject included.
+pub(super) const LEARNT: &str = "learnt with subjects";
 const CACHE: usize = 16 << 20;

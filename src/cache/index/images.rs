@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::collections::HashSet;
 
-use redb::{Database, Error, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{
+    Database, Error, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
 
-use super::db::{CHILDREN, LEARNT, LRU, OBJECTS, PARENTS, PINS, RELEASED, STANDING, TAGS};
+use super::db::{
+    CHILDREN, LEARNT, LRU, OBJECTS, PARENTS, PINS, REFERRERS, RELEASED, STANDING, TAGS,
+};
 use super::pins::Pins;
 use super::writer::Op;
 use super::{Index, IndexError, TagRecord, tag_prefix, tag_record};
@@ -139,15 +143,17 @@ impl Index {
     /// Remembers what a cached manifest refers to.
     pub async fn set_children(&self, manifest: &Digest, children: &Children) {
         let key = Key::manifest(manifest);
+        let subject = children.subject.as_ref().map(Key::manifest);
         let children = children_of(children);
-        if self.pins.protects(&key) {
+        let of_pinned = |subject: &Key| self.pins.protects(subject);
+        if self.pins.protects(&key) || subject.as_ref().is_some_and(of_pinned) {
             let mut tree = HashSet::from([key.clone()]);
             for child in &children {
                 tree.extend(self.tree(&child.key));
             }
             self.pins.add(&tree);
         }
-        self.send(Op::Children(key, children)).await;
+        self.send(Op::Children(key, children, subject)).await;
     }
 
     /// What a cached manifest refers to; `None` where that is not known.
@@ -157,18 +163,33 @@ impl Index {
 
     /// Cached manifests that refer to `key`, `limit` of them at most.
     pub fn parents(&self, key: &Key, limit: usize) -> Vec<Key> {
+        self.behind(PARENTS, key, limit)
+    }
+
+    /// Cached manifests that are about `manifest` (their `subject`): signatures, bills of material.
+    pub fn referrers(&self, manifest: &Key) -> Vec<Key> {
+        self.behind(REFERRERS, manifest, MOST_REFERRERS)
+    }
+
+    /// Of a table of pairs of keys: the second ones behind `key`, as far as they are here.
+    fn behind(
+        &self,
+        pairs: TableDefinition<'static, &'static [u8], ()>,
+        key: &Key,
+        limit: usize,
+    ) -> Vec<Key> {
         let prefix = key.to_bytes();
         let listed = self.db.read(|db| {
             let read = db.begin_read()?;
-            let (table, objects) = (read.open_table(PARENTS)?, read.open_table(OBJECTS)?);
+            let (table, objects) = (read.open_table(pairs)?, read.open_table(OBJECTS)?);
             let mut found = Vec::new();
             for entry in table.range(prefix.as_slice()..)? {
                 let (name, _) = entry?;
-                let Some(parent) = name.value().strip_prefix(prefix.as_slice()) else {
+                let Some(second) = name.value().strip_prefix(prefix.as_slice()) else {
                     break;
                 };
-                if let Some(key) = Key::from_bytes(parent)
-                    && objects.get(parent)?.is_some()
+                if let Some(key) = Key::from_bytes(second)
+                    && objects.get(second)?.is_some()
                 {
                     found.push(key);
                 }
@@ -181,7 +202,8 @@ impl Index {
         listed.unwrap_or_default()
     }
 
-    /// `root` and all that it leads to, as far as the manifests on the way are known.
+    /// `root`, all that it leads to, and what is about any of that, as far as the manifests on the way are
+    /// known.
     pub fn tree(&self, root: &Key) -> HashSet<Key> {
         let mut seen = HashSet::from([root.clone()]);
         let mut ahead = vec![root.clone()];
@@ -189,9 +211,11 @@ impl Index {
             if key.kind == Kind::Blob || seen.len() > MOST_OF_A_TREE {
                 continue;
             }
-            for child in self.children(&key).unwrap_or_default() {
-                if seen.insert(child.key.clone()) {
-                    ahead.push(child.key);
+            let children = self.children(&key).unwrap_or_default();
+            let children = children.into_iter().map(|child| child.key);
+            for next in children.chain(self.referrers(&key)) {
+                if seen.insert(next.clone()) {
+                    ahead.push(next);
                 }
             }
         }
@@ -376,17 +400,14 @@ impl Index {
         self.acked(Op::Learnt).await
     }
 
-    /// Cached manifests of which it is not known what they refer to. Blocking.
+    /// Cached manifests, to learn from all of them what they refer to. Blocking.
     pub fn unlearnt(&self) -> Vec<Key> {
         let listed = self.db.read(|db| {
-            let read = db.begin_read()?;
-            let (objects, children) = (read.open_table(OBJECTS)?, read.open_table(CHILDREN)?);
+            let objects = db.begin_read()?.open_table(OBJECTS)?;
             let mut found = Vec::new();
             for entry in objects.range(&b"m"[..]..&b"n"[..])? {
                 let (key, _) = entry?;
-                if children.get(key.value())?.is_none() {
-                    found.extend(Key::from_bytes(key.value()));
-                }
+                found.extend(Key::from_bytes(key.value()));
             }
             Ok(found)
         });
@@ -466,5 +487,7 @@ fn children_of(children: &Children) -> Vec<Child> {
     manifests.chain(blobs).collect()
 }
 
+/// Anybody may push one more.
+const MOST_REFERRERS: usize = 1000;
 /// An index of indexes could be made to be endless.
 const MOST_OF_A_TREE: usize = 100_000;

@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::db::{
-    CHILDREN, Db, GRANTS, LEARNT, LRU, MEMBERS, META, OBJECTS, PARENTS, PINS, RELEASED, STANDING,
-    TAGS, USED, WALKED,
+    CHILDREN, Db, GRANTS, LEARNT, LRU, MEMBERS, META, OBJECTS, PARENTS, PINS, REFERRERS, RELEASED,
+    STANDING, SUBJECTS, TAGS, USED, WALKED,
 };
 use super::images::{Child, after};
 use super::{IndexError, ObjectInfo, Recent, TagRecord, lock, on_disk};
@@ -26,8 +26,8 @@ pub(super) enum Op {
     /// All records of a tag, whatever `Accept` they answer.
     Untag(String),
     Walked(Ack),
-    /// What a manifest refers to.
-    Children(Key, Vec<Child>),
+    /// What a manifest refers to, and the manifest that it is about.
+    Children(Key, Vec<Child>, Option<Key>),
     Learnt(Ack),
     /// A pin by its name, and whether it was imported.
     Pin(String, Option<bool>, Ack),
@@ -110,6 +110,8 @@ pub(super) fn apply(
     let mut grants = txn.open_table(GRANTS)?;
     let mut children = txn.open_table(CHILDREN)?;
     let mut parents = txn.open_table(PARENTS)?;
+    let mut subjects = txn.open_table(SUBJECTS)?;
+    let mut referrers = txn.open_table(REFERRERS)?;
     let mut pins = txn.open_table(PINS)?;
     let mut released = txn.open_table(RELEASED)?;
     let mut standing = txn.open_table(STANDING)?;
@@ -164,6 +166,10 @@ pub(super) fn apply(
                     for child in known.unwrap_or_default() {
                         parents.remove([child.key.to_bytes(), key.clone()].concat().as_slice())?;
                     }
+                    let subject = subjects.remove(key.as_slice())?;
+                    if let Some(subject) = subject.map(|value| value.value().to_vec()) {
+                        referrers.remove([subject, key].concat().as_slice())?;
+                    }
                 }
             }
             Op::Tag(key, Some(record)) => {
@@ -204,8 +210,13 @@ pub(super) fn apply(
                 grants.retain(|_, at| at >= *oldest)?;
                 standing.retain(|key, at| at >= *oldest || is_of_a_pinned(key, &pinned))?;
             }
-            Op::Children(key, list) => {
+            Op::Children(key, list, subject) => {
                 let key = key.to_bytes();
+                if let Some(subject) = subject {
+                    let subject = subject.to_bytes();
+                    subjects.insert(key.as_slice(), subject.as_slice())?;
+                    referrers.insert([subject, key.clone()].concat().as_slice(), ())?;
+                }
                 let mut bytes = Vec::new();
                 for child in list {
                     child.write(&mut bytes);
