@@ -5,15 +5,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use tracing::warn;
 
-use super::parts::{bounds, parent, robots, rules, via, way};
-use super::{Parent, Unusable};
+use super::Parent;
+use super::parts::{beyond, bounds, parent, robots, rules, via, way};
 use crate::cache::{Cache, CacheConfig};
 use crate::config::Config;
 use crate::policy::Policy;
 use crate::registry::access::Access;
 use crate::registry::{Registries, RegistryRules};
 use crate::telemetry::metrics::Metrics;
-use crate::tls;
 use crate::upstream::Upstream;
 
 /// What fetches, keeps and judges; whoever asks.
@@ -36,15 +35,14 @@ impl Engine {
         policy: &Policy,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let (client_tls, warnings) =
-            tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
-        for warning in warnings {
+        let beyond = beyond(config, policy)?;
+        for warning in &beyond.warnings {
             warn!("{warning}");
         }
         let via = via()?;
-        let parent = parent(config, &client_tls, via.clone())?;
+        let parent = parent(config, &beyond.tls, via.clone())?;
         let parent_place = parent.as_ref().map(Parent::place);
-        let way = way(config, client_tls, parent);
+        let way = way(config, beyond, parent);
         let upstream = Arc::new(Upstream::new(way, via, metrics.clone()));
 
         let cache_config = CacheConfig {

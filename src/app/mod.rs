@@ -22,7 +22,9 @@ use tracing::{info, warn};
 
 pub use self::directory::Directory;
 use self::helm::Helm;
-pub use self::parts::{Unusable, authority, ca_config, parent, robots, strangers};
+pub use self::parts::{
+    Unusable, authority, beyond, ca_config, parent, registry_tls, robots, strangers,
+};
 use self::parts::{front, patience};
 pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;

@@ -7,43 +7,100 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::cache::space::Bounds;
-use crate::config::Config;
-use crate::policy::{AddressGuard, Host, NameConstraints, Policy};
+use crate::config::{Config, RegistryTls};
+use crate::policy::{AddressGuard, Host, HostPattern, NameConstraints, Policy, Registry};
 use crate::registry::RegistryRules;
-use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice};
-use crate::upstream::Way;
+use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice, Roots, RootsError};
 use crate::upstream::credentials::Credentials;
 use crate::upstream::dial::Dialer;
 use crate::upstream::parent::Parent;
+use crate::upstream::{Tls, Way};
 use crate::wire::pace::Patience;
 
 /// The gateway's own logins, by the name of the registry they are for.
 pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentials>> {
     let mut robots = HashMap::new();
     for (host, source) in &config.logins {
-        let named = policy.registries().iter().find(|registry| {
-            !registry.builtin
-                && (registry.name == host.as_str()
-                    || registry
-                        .hosts
-                        .iter()
-                        .any(|one| one.as_str() == host.as_str()))
-        });
-        if let Some(registry) = named {
+        if let Some(registry) = configured(policy, host) {
             robots.insert(registry.name.clone(), Credentials::new(source.clone()));
         }
     }
     robots
 }
 
+/// What the registry of that name has of its own for TLS.
+pub fn registry_tls<'a>(
+    config: &'a Config,
+    policy: &Policy,
+    name: &str,
+) -> Option<&'a RegistryTls> {
+    let of = |host| configured(policy, host).is_some_and(|registry| registry.name == name);
+    let entry = config.registry_tls.iter().find(|(host, _)| of(host));
+    entry.map(|(_, files)| files)
+}
+
+/// The registry that the entry of this host is about.
+fn configured<'a>(policy: &'a Policy, host: &HostPattern) -> Option<&'a Registry> {
+    let same = |one: &HostPattern| one.as_str() == host.as_str();
+    let mut registries = policy.registries().iter().map(Arc::as_ref);
+    registries.find(|registry| {
+        !registry.builtin && (registry.name == host.as_str() || registry.hosts.iter().any(same))
+    })
+}
+
+/// How TLS is spoken beyond.
+pub struct Beyond {
+    pub tls: rustls::ClientConfig,
+    /// Registries that want other TLS, by name.
+    pub own: HashMap<String, Tls>,
+    /// What the owner should hear, though it stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the roots, and the certificates and keys that registries have of their own.
+pub fn beyond(config: &Config, policy: &Policy) -> Result<Beyond, Unusable> {
+    let (roots, warnings) =
+        Roots::load(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
+    let mut own = HashMap::new();
+    for (host, files) in &config.registry_tls {
+        let Some(registry) = configured(policy, host) else {
+            continue;
+        };
+        let tls = own_tls(&roots, registry, files).map_err(Unusable::new)?;
+        own.insert(registry.name.clone(), tls);
+    }
+    let tls = roots.client_config().map_err(Unusable::new)?;
+    Ok(Beyond { tls, own, warnings })
+}
+
+fn own_tls(roots: &Roots, registry: &Registry, files: &RegistryTls) -> Result<Tls, RootsError> {
+    let name = &registry.name;
+    let roots = match &files.ca_file {
+        Some(file) => roots.and(name, file)?,
+        None => roots.clone(),
+    };
+    let known_to = match &files.client {
+        Some((certificate, key)) => {
+            let config = roots.client_config_as(name, certificate, key)?;
+            Some((registry.own_hosts(), config))
+        }
+        None => None,
+    };
+    Ok(Tls {
+        anyone: roots.client_config()?,
+        known_to,
+    })
+}
+
 /// How everything beyond is reached.
-pub(super) fn way(config: &Config, tls: rustls::ClientConfig, parent: Option<Parent>) -> Way {
+pub(super) fn way(config: &Config, beyond: Beyond, parent: Option<Parent>) -> Way {
     let dialer = Dialer::new(
         AddressGuard::new(config.upstream.allow_private.clone()),
         config.upstream.resolve.clone(),
         config.limits.upstream_connect,
     );
-    Way::new(tls, dialer.behind(parent), config.limits.upstream_idle)
+    let idle = config.limits.upstream_idle;
+    Way::new(beyond.tls, beyond.own, dialer.behind(parent), idle)
 }
 
 pub(super) fn bounds(config: &Config) -> Bounds {

@@ -19,7 +19,7 @@ use crate::listen::Clients;
 use crate::policy::Policy;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{self, Authority};
+use crate::tls::Authority;
 use crate::upstream::Way;
 use crate::upstream::credentials::Credentials;
 use crate::users::{Fresh, Users};
@@ -255,7 +255,7 @@ fn prepare(running: &Config, gateway: &Gateway) -> Result<Prepared, ReloadError>
         config.registries.clone(),
         config.builtin_registries,
     );
-    let (way, warnings) = way(running, &config, gateway)?;
+    let (way, warnings) = way(running, &config, &policy, gateway)?;
     report.warnings.extend(warnings);
     let (users, fresh) = if before.users.file() == config.users_file.as_deref() {
         let fresh = before.users.read_again().map_err(Unusable::new);
@@ -292,15 +292,18 @@ fn prepare(running: &Config, gateway: &Gateway) -> Result<Prepared, ReloadError>
 }
 
 /// Another way upstream, where something about it changed: the connections that wait in the old one's
-/// pool are worth keeping. A file of roots may have changed under the same name.
+/// pool are worth keeping. A file of roots, or of a certificate, may have changed under the same name.
 fn way(
     running: &Config,
     config: &Config,
+    policy: &Policy,
     gateway: &Gateway,
 ) -> Result<(Option<Way>, Vec<String>), ReloadError> {
     let (a, b) = (&running.upstream, &config.upstream);
     let same = a.ca_file.is_none()
         && b.ca_file.is_none()
+        && running.registry_tls.is_empty()
+        && config.registry_tls.is_empty()
         && a.parent == b.parent
         && a.allow_private == b.allow_private
         && a.resolve == b.resolve
@@ -309,11 +312,10 @@ fn way(
     if same {
         return Ok((None, Vec::new()));
     }
-    let tls = tls::client_config(b.ca_file.as_deref()).map_err(Unusable::new);
-    let (tls, warnings) = tls.map_err(anyhow::Error::from)?;
-    let parent = parts::parent(config, &tls, gateway.upstream.via().clone())?;
-    let warnings = warnings.iter().map(ToString::to_string).collect();
-    Ok((Some(parts::way(config, tls, parent)), warnings))
+    let mut beyond = parts::beyond(config, policy).map_err(anyhow::Error::from)?;
+    let parent = parts::parent(config, &beyond.tls, gateway.upstream.via().clone())?;
+    let warnings = std::mem::take(&mut beyond.warnings);
+    Ok((Some(parts::way(config, beyond, parent)), warnings))
 }
 
 /// The CA, where its certificate is another one by now.

@@ -11,7 +11,7 @@ use super::{Misused, load, policy, say};
 use crate::app::{self, Parent, Unusable};
 use crate::config::Config;
 use crate::policy::{AddressGuard, Policy, Target, explain};
-use crate::tls::{self, Authority, Front};
+use crate::tls::{Authority, Front};
 use crate::users::Users;
 
 /// Read the configuration, and explain what would happen to a host.
@@ -39,10 +39,9 @@ impl Check {
         let config = load(args.config.as_deref())?;
         let policy = policy(&config);
         // What the configuration names must be there and good, as for `serve`; nothing is made.
-        let (client_tls, warnings) =
-            tls::client_config(config.upstream.ca_file.as_deref()).map_err(Unusable::new)?;
+        let beyond = app::beyond(&config, &policy)?;
         let nobody = HeaderValue::from_static("1.1 pierhead");
-        let parent = app::parent(&config, &client_tls, nobody)?;
+        let parent = app::parent(&config, &beyond.tls, nobody)?;
         if config.ca.certificate.is_some() {
             Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
         }
@@ -56,7 +55,12 @@ impl Check {
         }
         let mut text = String::from("The configuration is good.\n");
         let strangers = app::strangers(&config, |user| users.knows(user));
-        for warning in config.warnings.iter().chain(&warnings).chain(&strangers) {
+        for warning in config
+            .warnings
+            .iter()
+            .chain(&beyond.warnings)
+            .chain(&strangers)
+        {
             text.push_str(&format!("Note: {warning}\n"));
         }
         if let Some(parent) = &parent {
@@ -143,6 +147,19 @@ fn explained(
     text.push_str(told);
     let user = user.filter(|_| users.asked());
     text.push_str(&explain(policy, &guard, &target, client, user));
+    let registry = policy.registry_for(target.host.as_str(), Some(target.port));
+    let files = registry.and_then(|one| app::registry_tls(config, policy, &one.name));
+    if let Some(file) = files.and_then(|files| files.ca_file.as_ref()) {
+        let file = file.display();
+        text.push_str(&format!("{:<12} {file}, beside the others\n", "roots"));
+    }
+    if let Some((certificate, _)) = files.and_then(|files| files.client.as_ref()) {
+        let file = certificate.display();
+        text.push_str(&format!(
+            "{:<12} {file}, if the registry asks for one\n",
+            "shown to it"
+        ));
+    }
     let name = target.host.to_string();
     if target.host.ip().is_some() {
         return Ok(text);

@@ -152,6 +152,7 @@ const ENTRY: &[(&str, SameEntry)] = &[
     }),
     ("enabled", |a, b| a.enabled == b.enabled),
     ("url", |a, b| a.url == b.url),
+    ("token_hosts", |a, b| a.token_hosts == b.token_hosts),
 ];
 
 /// The entries of `[[registry]]` that came, went or say something else.
@@ -186,6 +187,13 @@ fn entries(old: &Config, new: &Config) -> Vec<String> {
         };
         if login(old, &before.host) != login(new, &entry.host) {
             keys.push("login");
+        }
+        let tls = |config: &Config, host| {
+            let mut all = config.registry_tls.iter();
+            all.find(|(of, _)| of == host).map(|(_, tls)| tls.clone())
+        };
+        if tls(old, &before.host) != tls(new, &entry.host) {
+            keys.push("tls");
         }
         if !keys.is_empty() {
             told.push(format!("registry {}: {}", entry.host, keys.join(", ")));

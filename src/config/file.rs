@@ -13,7 +13,7 @@ use super::units::{Bind, Fixed, Limit, Maybe, Net, Period, Secret, Size, Text, U
 use crate::oci::manifest::Platform;
 use crate::oci::name::ImageName;
 use crate::policy::{
-    AuthMode, Fallback, Host, HostPattern, Patterns, Push, RuleAction, TagTtl, Target,
+    AuthMode, Fallback, Host, HostPattern, Patterns, Push, RuleAction, TagTtl, Target, TokenHost,
 };
 
 #[derive(Debug, Deserialize)]
@@ -163,6 +163,14 @@ pub struct Registry {
     pub enabled: bool,
     #[serde(default)]
     pub url: Maybe<Url>,
+    #[serde(default)]
+    pub token_hosts: Vec<Text<TokenHost>>,
+    #[serde(default)]
+    pub ca_file: Maybe<PathBuf>,
+    #[serde(default)]
+    pub client_certificate: Maybe<PathBuf>,
+    #[serde(default)]
+    pub client_key: Maybe<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

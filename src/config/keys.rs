@@ -115,6 +115,14 @@ pub const KEYS: &[Key] = &[
     ),
     key("registry.enabled", Kind::Value, "true"),
     key("registry.url", Kind::Text, "\"https://mirror.example\""),
+    key(
+        "registry.token_hosts",
+        Kind::List,
+        "[\"auth.example\", \"gitlab.example/jwt/auth\"]",
+    ),
+    key("registry.ca_file", Kind::Text, "\"partner-root.pem\""),
+    key("registry.client_certificate", Kind::Text, "\"gateway.crt\""),
+    key("registry.client_key", Kind::Text, "\"gateway.key\""),
     key("prefetch", Kind::Table, "[{ images = [\"alpine\"] }]"),
     key(
         "prefetch.images",
@@ -153,8 +161,10 @@ pub fn hint(path: &str) -> String {
         .map(|sibling| (similarity(sibling, name), join(section, sibling)))
         .filter(|(score, _)| *score >= 0.5)
         .map(|(score, path)| (score + 0.25, path));
+    // Of equals the last one wins here, and the first one of the table is the likelier.
     let elsewhere = KEYS
         .iter()
+        .rev()
         .map(|key| (similarity(leaf(key.path), name), key.path.to_owned()))
         .filter(|(score, _)| *score >= 0.75);
     match near.chain(elsewhere).max_by(|a, b| a.0.total_cmp(&b.0)) {

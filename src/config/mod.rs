@@ -57,6 +57,8 @@ pub struct Config {
     pub registries: Vec<RegistryConfig>,
     /// Where the gateway's own logins are kept, by the entry's host.
     pub logins: Vec<(HostPattern, LoginSource)>,
+    /// The files of registries that want TLS of their own, by the entry's host.
+    pub registry_tls: Vec<(HostPattern, RegistryTls)>,
     /// The `[[prefetch]]` entries, in the file's order.
     pub prefetch: Vec<PrefetchConfig>,
     /// Whether the well-known public registries are answered.
@@ -115,6 +117,15 @@ pub struct UpstreamConfig {
     pub allow_private: Vec<IpNet>,
     /// By `host` or `host:port`, in lower case; an IPv6 host has brackets when a port follows.
     pub resolve: HashMap<String, (IpAddr, Option<u16>)>,
+}
+
+/// What one registry has of its own for TLS, PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistryTls {
+    /// Roots that are trusted beside all others, for whatever this registry leads to.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that the gateway shows it, with its chain, and the key.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// Nothing here is zero but `drain`, which may be.
@@ -326,7 +337,13 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
         .map(|key| format!("`{key}` is set, but has no effect in this version of pierhead yet"))
         .collect();
     let mut logins = Vec::new();
+    let mut registry_tls = Vec::new();
     for (at, entry) in file.registry.iter().enumerate() {
+        match own_tls(entry) {
+            Ok(None) => {}
+            Ok(Some(tls)) => registry_tls.push((entry.host.0.clone(), tls)),
+            Err((key, message)) => return wrong(key, Some(at + 1), message),
+        }
         match login(entry) {
             Ok(None) => {}
             Ok(Some(source)) => {
@@ -408,6 +425,7 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
         registries,
         prefetch: file.prefetch.into_iter().map(prefetch).collect(),
         logins,
+        registry_tls,
         builtin_registries: file.builtin_registries,
         watch_config: file.watch_config,
         limits: LimitsConfig {
@@ -460,7 +478,23 @@ fn registry(entry: file::Registry) -> RegistryConfig {
         deny_repositories: entry.deny_repositories,
         enabled: entry.enabled,
         url: entry.url.0.map(|url| url.0),
+        token_hosts: entry.token_hosts.into_iter().map(|one| one.0).collect(),
     }
+}
+
+/// What an entry has of its own for TLS; the error is a key and what to say there.
+fn own_tls(entry: &file::Registry) -> Result<Option<RegistryTls>, (&'static str, &'static str)> {
+    let client = match (&entry.client_certificate.0, &entry.client_key.0) {
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (None, None) => None,
+        (Some(_), None) => return Err(("registry.client_certificate", "say client_key as well")),
+        (None, Some(_)) => return Err(("registry.client_key", "say client_certificate as well")),
+    };
+    let tls = RegistryTls {
+        ca_file: entry.ca_file.0.clone(),
+        client,
+    };
+    Ok((tls != RegistryTls::default()).then_some(tls))
 }
 
 /// The gateway's own login of an entry; the error is a key and what to say there.

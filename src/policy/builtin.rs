@@ -5,6 +5,8 @@
 //! listed so that a denial can explain itself: pierhead follows redirects, a client behind it never
 //! needs them, and they stay denied.
 
+use std::sync::LazyLock;
+
 use super::hosts::{Host, HostPattern};
 
 /// One well-known registry.
@@ -192,32 +194,20 @@ pub(super) fn row_of(pattern: &HostPattern) -> Option<&'static Known> {
     let text = pattern.as_str();
     let named =
         |row: &&Known| row.name == text || row.hosts.contains(&text) || row.search.contains(&text);
-    let exact = pattern.exact();
-    let covered = |row: &&Known| {
-        exact
-            .as_ref()
-            .is_some_and(|host| row.hosts.iter().any(|mine| covers(mine, host)))
-    };
     KNOWN
         .iter()
         .find(named)
-        .or_else(|| KNOWN.iter().find(covered))
+        .or_else(|| find(&pattern.exact()?, |parsed| &parsed.hosts))
 }
 
 /// The row whose `/v2/`, token or search hosts include `host`.
 pub(super) fn row_serving(host: &Host) -> Option<&'static Known> {
-    KNOWN.iter().find(|row| {
-        let auth = row.auth.iter().map(|(host, _)| host);
-        let mut all = row.hosts.iter().chain(row.search).chain(auth);
-        all.any(|mine| covers(mine, host))
-    })
+    find(host, |parsed| &parsed.serving)
 }
 
 /// The row whose blobs come from `host`.
 pub(super) fn row_redirecting_to(host: &Host) -> Option<&'static Known> {
-    KNOWN
-        .iter()
-        .find(|row| row.blobs.iter().any(|mine| covers(mine, host)))
+    find(host, |parsed| &parsed.blobs)
 }
 
 /// What most rows have in common.
@@ -231,11 +221,40 @@ const PLAIN: Known = Known {
     blobs: &[],
 };
 
-fn covers(pattern: &str, host: &Host) -> bool {
-    // A row that would not parse covers nothing; a test parses all of them.
-    pattern
-        .parse::<HostPattern>()
-        .is_ok_and(|pattern| pattern.covers(host))
+/// A row's hosts, parsed once: every denial looks through all of them.
+struct Parsed {
+    row: &'static Known,
+    hosts: Vec<HostPattern>,
+    /// `hosts`, and those for tokens and searches.
+    serving: Vec<HostPattern>,
+    blobs: Vec<HostPattern>,
+}
+
+static PARSED: LazyLock<Vec<Parsed>> = LazyLock::new(|| {
+    // A host that would not parse covers nothing; a test parses all of them.
+    let parse = |texts: &mut dyn Iterator<Item = &&str>| -> Vec<HostPattern> {
+        texts.filter_map(|text| text.parse().ok()).collect()
+    };
+    let parsed = |row: &'static Known| {
+        let auth = row.auth.iter().map(|(host, _)| host);
+        Parsed {
+            row,
+            hosts: parse(&mut row.hosts.iter()),
+            serving: parse(&mut row.hosts.iter().chain(row.search).chain(auth)),
+            blobs: parse(&mut row.blobs.iter()),
+        }
+    };
+    KNOWN.iter().map(parsed).collect()
+});
+
+fn find(
+    host: &Host,
+    of: impl Fn(&'static Parsed) -> &'static [HostPattern],
+) -> Option<&'static Known> {
+    PARSED
+        .iter()
+        .find(|parsed| of(parsed).iter().any(|pattern| pattern.covers(host)))
+        .map(|parsed| parsed.row)
 }
 
 #[cfg(test)]

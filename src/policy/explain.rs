@@ -35,7 +35,7 @@ pub fn explain(
         Action::Intercept(site) => {
             line(&mut out, "verdict", "intercept");
             line(&mut out, "rule", &verdict.rule);
-            role(&mut out, policy, site.role, &site.registry, target, via);
+            role(&mut out, policy, &site.role, &site.registry, target, via);
         }
         Action::Tunnel => {
             line(
@@ -67,7 +67,7 @@ pub fn explain(
 fn role(
     out: &mut String,
     policy: &Policy,
-    role: Role,
+    role: &Role,
     registry: &Registry,
     target: &Target,
     via: Via,

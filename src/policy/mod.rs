@@ -10,6 +10,7 @@ mod guard;
 mod hosts;
 mod registry;
 mod rules;
+mod token_host;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,6 +28,7 @@ pub use self::registry::{
 };
 use self::rules::Fit;
 pub use self::rules::{Fallback, PolicyConfig, RuleAction, RuleConfig, Via};
+pub use self::token_host::{TokenHost, TokenHostError};
 
 /// Who may reach what.
 #[derive(Debug)]
@@ -67,14 +69,14 @@ pub struct Site {
 }
 
 /// What a host does for its registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Speaks `/v2/`.
     Registry,
     /// Hands out tokens; nothing of it is cached.
     Auth {
         /// When given, only paths that begin so are relayed: the host does other things too.
-        path_prefix: Option<&'static str>,
+        path_prefix: Option<Arc<str>>,
     },
     /// Answers searches, and speaks `/v2/` like [`Role::Registry`].
     Search,
@@ -160,7 +162,7 @@ impl Policy {
             ports: place.ports.clone(),
             site: Arc::new(Site {
                 registry: switch(&place.site.registry),
-                role: place.site.role,
+                role: place.site.role.clone(),
             }),
         });
         Some(Self {
@@ -292,7 +294,7 @@ impl Policy {
 
 impl Role {
     /// Whether the host speaks `/v2/`.
-    pub fn is_registry(self) -> bool {
+    pub fn is_registry(&self) -> bool {
         matches!(self, Self::Registry | Self::Search)
     }
 }
@@ -385,16 +387,25 @@ fn places(registry: &Arc<Registry>, row: Option<&Known>) -> Vec<Place> {
 }
 
 fn token_places(registry: &Arc<Registry>, row: Option<&Known>) -> Vec<Place> {
-    let auth = row.map_or(&[][..], |row| row.auth);
-    auth.iter()
-        .filter_map(|(host, path_prefix)| {
-            let role = Role::Auth {
-                path_prefix: *path_prefix,
-            };
-            let ports = Ports::new(Vec::new(), true);
-            Some(place(host.parse().ok()?, ports, registry, role))
-        })
-        .collect()
+    let known = row.map_or(&[][..], |row| row.auth);
+    let known = known.iter().filter_map(|(host, path_prefix)| {
+        let role = Role::Auth {
+            path_prefix: path_prefix.map(Arc::from),
+        };
+        let ports = Ports::new(Vec::new(), true);
+        Some(place(host.parse().ok()?, ports, registry, role))
+    });
+    let configured = registry.token_hosts.iter().map(|token_host| {
+        let role = Role::Auth {
+            path_prefix: token_host.path.clone(),
+        };
+        let ports = Ports::new(
+            token_host.port.into_iter().collect(),
+            token_host.port.is_none(),
+        );
+        place(token_host.host.clone(), ports, registry, role)
+    });
+    configured.chain(known).collect()
 }
 
 fn place(pattern: HostPattern, ports: Ports, registry: &Arc<Registry>, role: Role) -> Place {

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::Via;
 use super::builtin::Known;
 use super::hosts::{Host, HostPattern, Target};
+use super::token_host::TokenHost;
 
 /// One `[[registry]]` entry of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,8 @@ pub struct RegistryConfig {
     pub enabled: bool,
     /// Where to ask instead of the host itself.
     pub url: Option<Uri>,
+    /// Where its clients get tokens, beside where they are known to.
+    pub token_hosts: Vec<TokenHost>,
 }
 
 /// A registry that is intercepted.
@@ -40,6 +43,8 @@ pub struct Registry {
     pub push: Push,
     pub tag_ttl: TagTtl,
     pub url: Option<Uri>,
+    /// Those of its entry.
+    pub token_hosts: Vec<TokenHost>,
     /// False: answered from the cache alone, never dialled.
     pub enabled: bool,
     pub repositories: Option<Patterns>,
@@ -113,6 +118,7 @@ impl RegistryConfig {
             deny_repositories: Patterns::default(),
             enabled: true,
             url: None,
+            token_hosts: Vec::new(),
         }
     }
 }
@@ -132,6 +138,7 @@ impl Registry {
             push: Push::default(),
             tag_ttl: TagTtl::default(),
             url: None,
+            token_hosts: Vec::new(),
             enabled: true,
             repositories: None,
             deny_repositories: Patterns::default(),
@@ -156,6 +163,7 @@ impl Registry {
             push: config.push,
             tag_ttl: config.tag_ttl,
             url: config.url,
+            token_hosts: config.token_hosts,
             enabled: config.enabled,
             repositories: config.repositories,
             deny_repositories: config.deny_repositories,
@@ -182,6 +190,16 @@ impl Registry {
     /// Whether `host` speaks `/v2/` for this registry.
     pub fn serves(&self, host: &Host) -> bool {
         self.hosts.iter().any(|pattern| pattern.covers(host))
+    }
+
+    /// The hosts it is dialled at, its token service's with them: those that a certificate of ours is
+    /// shown to.
+    pub fn own_hosts(&self) -> Vec<HostPattern> {
+        let elsewhere = self.url.as_ref().and_then(Uri::host);
+        let elsewhere = elsewhere.and_then(|host| host.parse().ok());
+        let tokens = self.token_hosts.iter().map(|token| token.host.clone());
+        let hosts = self.hosts.iter().cloned();
+        hosts.chain(elsewhere).chain(tokens).collect()
     }
 
     /// Whether the repository may be asked for; `Err` is the rule that denies it, to be read

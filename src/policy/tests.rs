@@ -74,7 +74,7 @@ fn token_and_search_hosts_belong_to_their_registry() {
     assert_eq!(site(&verdict).role, Role::Auth { path_prefix: None });
     assert_eq!(site(&verdict).registry.name, "docker.io");
     let verdict = connect(&policy, "gitlab.com:443");
-    let path_prefix = Some("/jwt/auth");
+    let path_prefix = Some("/jwt/auth".into());
     assert_eq!(site(&verdict).role, Role::Auth { path_prefix });
     let verdict = connect(&policy, "index.docker.io:443");
     assert_eq!(site(&verdict).role, Role::Search);

@@ -162,7 +162,7 @@ impl Registries {
             let error = OciError::new(Code::NameInvalid, why);
             return Answer::error(StatusCode::BAD_REQUEST, &error).about("", path);
         }
-        match call.site.role {
+        match &call.site.role {
             // A search host answers `/v1/` by relay and `/v2/` like any other.
             Role::Registry | Role::Search => {}
             Role::Auth {

@@ -5,6 +5,8 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rcgen::KeyPair;
+use rustls::crypto::aws_lc_rs::sign;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
@@ -53,6 +55,24 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
             reason: error.to_string(),
         }),
     }
+}
+
+/// A certificate with its chain, and the key that belongs to it.
+pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, CaError> {
+    let chain = read_certificates(certificate)?;
+    let bad = |reason: String| CaError::Key {
+        path: key.to_owned(),
+        reason,
+    };
+    let text = std::fs::read(key).map_err(|source| CaError::io("read", key, source))?;
+    let der = PrivateKeyDer::from_pem_slice(&text).map_err(|e| bad(e.to_string()))?;
+    let signer = sign::any_supported_type(&der).map_err(|e| bad(e.to_string()))?;
+    let pair = CertifiedKey::new(chain, signer);
+    pair.keys_match().map_err(|_| CaError::Mismatch {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+    })?;
+    Ok(pair)
 }
 
 pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {

@@ -4,14 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::{Ticketer, sign};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, ServerName};
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::sign::SingleCertAndKey;
+use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
 
-use super::certificate::read_certificates;
-use super::error::CaError;
+use super::certificate::read_pair;
 use super::leaf::{Entry, LeafError, Leaves, parse, template};
 
 /// Turns connections of clients into TLS.
@@ -51,19 +49,7 @@ impl Front {
     /// With a certificate chain (the server's own first) and its key, PEM files.
     pub fn given(certificate: &Path, key: &Path) -> Result<Self, LeafError> {
         let template = own_template()?;
-        let chain = read_certificates(certificate)?;
-        let bad = |reason: String| CaError::Key {
-            path: key.to_owned(),
-            reason,
-        };
-        let text = std::fs::read(key).map_err(|source| CaError::io("read", key, source))?;
-        let der = PrivateKeyDer::from_pem_slice(&text).map_err(|e| bad(e.to_string()))?;
-        let signer = sign::any_supported_type(&der).map_err(|e| bad(e.to_string()))?;
-        let certified = CertifiedKey::new(chain, signer);
-        certified.keys_match().map_err(|_| CaError::Mismatch {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-        })?;
+        let certified = read_pair(certificate, key)?;
         let mut config = template.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         Ok(Self {

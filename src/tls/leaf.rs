@@ -278,7 +278,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-    use super::super::client_config;
+    use super::super::Roots;
     use super::super::test_support::{Scratch, leaves};
     use super::*;
 
@@ -511,7 +511,8 @@ mod tests {
     async fn rustls_shakes_hands_in_both_versions_and_resumes() {
         let scratch = Scratch::new();
         let leaves = leaves(scratch.open(&["ghcr.io"], &["10.0.0.1"]).0);
-        let (base, _) = client_config(Some(&scratch.path("ca/ca.crt"))).unwrap();
+        let (roots, _) = Roots::load(Some(&scratch.path("ca/ca.crt"))).unwrap();
+        let base = roots.client_config().unwrap();
         let mut roots = rustls::RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(scratch.path("ca/ca.crt")).unwrap();
         roots.add(ca).unwrap();
@@ -544,7 +545,8 @@ mod tests {
     async fn rustls_too_refuses_a_host_outside_the_constraints() {
         let scratch = Scratch::new();
         let leaves = leaves(scratch.open(&["ghcr.io"], &[]).0);
-        let (config, _) = client_config(Some(&scratch.path("ca/ca.crt"))).unwrap();
+        let (roots, _) = Roots::load(Some(&scratch.path("ca/ca.crt"))).unwrap();
+        let config = roots.client_config().unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         for host in ["bank.example", "10.0.0.1"] {
             let server = leaves.server_config(host).unwrap();
@@ -559,7 +561,8 @@ mod tests {
         let (authority, _) = scratch.open(&["ghcr.io", "quay.io"], &[]);
         let ca = authority.certificate_pem().to_owned();
         let leaves = leaves(authority);
-        let (config, _) = client_config(Some(&scratch.path("ca/ca.crt"))).unwrap();
+        let (roots, _) = Roots::load(Some(&scratch.path("ca/ca.crt"))).unwrap();
+        let config = roots.client_config().unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         let server = leaves.server_config("ghcr.io").unwrap();
         let error = talk(&connector, server, "quay.io").await.unwrap_err();

@@ -2,7 +2,7 @@
 //! roots that upstream certificates are verified against.
 //!
 //! [`Authority`] is the CA (pierhead's own, or one the company gives), [`Leaves`] turns it into a
-//! `rustls::ServerConfig` for a host, [`client_config`] is the way out. The crypto provider is
+//! `rustls::ServerConfig` for a host, [`Roots`] are the way out. The crypto provider is
 //! always named here and never taken from the process, so no start-up order can matter.
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub use error::CaError;
 pub use front::Front;
 pub use leaf::{LeafError, Leaves};
 pub use notice::{Notice, Scope};
-pub use roots::{RootsError, client_config};
+pub use roots::{Roots, RootsError};
 
 /// Where the CA is and how far it may reach: `[ca]` of the configuration (PRODUCT.md section 2).
 #[derive(Clone, Debug, PartialEq, Eq)]

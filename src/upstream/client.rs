@@ -18,20 +18,39 @@ use tower_service::Service;
 
 use super::connection::Connection;
 use super::dial::{Carries, DialError, Dialer};
+use crate::policy::{Host, HostPattern};
 use crate::wire::body::Body;
 
 pub(super) type HttpClient = Client<Timed, Body>;
 
-/// Builds the client; idle connections live for a minute.
-pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClient {
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(Tcp {
-            dialer: dialer.clone(),
-        });
-    let connector = Timed { connector, dialer };
+/// How TLS is spoken upstream.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// To whoever is asked, without a certificate of ours.
+    pub anyone: rustls::ClientConfig,
+    /// With one, to these hosts: where a redirect leads nobody needs to know who we are.
+    pub known_to: Option<(Vec<HostPattern>, rustls::ClientConfig)>,
+}
+
+/// Builds a client; idle connections live for a minute.
+pub(super) fn build(tls: Tls, dialer: Arc<Dialer>) -> HttpClient {
+    let connector = |tls| {
+        HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Tcp {
+                dialer: dialer.clone(),
+            })
+    };
+    let known_to = tls
+        .known_to
+        .map(|(hosts, tls)| (hosts.into(), connector(tls)));
+    let connector = Timed {
+        anyone: connector(tls.anyone),
+        known_to,
+        dialer: dialer.clone(),
+    };
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
@@ -42,7 +61,8 @@ pub(super) fn build(tls: rustls::ClientConfig, dialer: Arc<Dialer>) -> HttpClien
 /// Bounds the TLS handshake together with the connection it follows.
 #[derive(Clone)]
 pub(super) struct Timed {
-    connector: HttpsConnector<Tcp>,
+    anyone: HttpsConnector<Tcp>,
+    known_to: Option<(Arc<[HostPattern]>, HttpsConnector<Tcp>)>,
     dialer: Arc<Dialer>,
 }
 
@@ -58,14 +78,19 @@ impl Service<Uri> for Timed {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.connector.poll_ready(cx)
+        // Those that know us are the same kind, over the same dialer.
+        self.anyone.poll_ready(cx)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let dialer = self.dialer.clone();
         let host = bare_host(&uri).to_owned();
         let port = uri.port_u16().unwrap_or(443);
-        let connecting = self.connector.call(uri);
+        let connector = match &mut self.known_to {
+            Some((hosts, connector)) if covered(hosts, &host) => connector,
+            _ => &mut self.anyone,
+        };
+        let connecting = connector.call(uri);
         Box::pin(async move {
             match tokio::time::timeout(dialer.limit(), connecting).await {
                 Ok(connected) => connected,
@@ -98,6 +123,11 @@ impl Service<Uri> for Tcp {
             Ok(TokioIo::new(socket))
         })
     }
+}
+
+fn covered(hosts: &[HostPattern], host: &str) -> bool {
+    host.parse::<Host>()
+        .is_ok_and(|host| hosts.iter().any(|pattern| pattern.covers(&host)))
 }
 
 /// The host without the brackets of an IPv6 address.

@@ -10,6 +10,7 @@ pub mod parent;
 mod redirect;
 mod token;
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 
 use self::client::HttpClient;
+pub use self::client::Tls;
 pub use self::connection::Connection;
 use self::dial::{DialError, Dialer};
 use self::health::{Health, RateLimit};
@@ -98,6 +100,8 @@ pub struct Upstream {
 #[derive(Debug)]
 pub struct Way {
     client: HttpClient,
+    /// Of registries that are spoken to in TLS of their own, by name: to wherever they lead.
+    own: HashMap<String, HttpClient>,
     dialer: Arc<Dialer>,
     /// Bounds every wait for an upstream's next byte.
     idle: Duration,
@@ -106,11 +110,25 @@ pub struct Way {
 // === impl Way ===
 
 impl Way {
-    /// With a pool of connections of its own. `idle` bounds every wait for an upstream's next byte.
-    pub fn new(tls: rustls::ClientConfig, dialer: Dialer, idle: Duration) -> Self {
+    /// With pools of connections of its own. `own`: registries that want other TLS than `tls`, by
+    /// name. `idle` bounds every wait for an upstream's next byte.
+    pub fn new(
+        tls: rustls::ClientConfig,
+        own: HashMap<String, Tls>,
+        dialer: Dialer,
+        idle: Duration,
+    ) -> Self {
         let dialer = Arc::new(dialer);
+        let everyones = Tls {
+            anyone: tls,
+            known_to: None,
+        };
+        let own = own.into_iter();
         Self {
-            client: client::build(tls, dialer.clone()),
+            client: client::build(everyones, dialer.clone()),
+            own: own
+                .map(|(name, tls)| (name, client::build(tls, dialer.clone())))
+                .collect(),
             dialer,
             idle,
         }
@@ -172,7 +190,7 @@ impl Fault {
                 return Self {
                     kind: FaultKind::Tls,
                     message: format!(
-                        "TLS to {place} failed: {tls}; a private CA belongs into upstream.ca_file"
+                        "TLS to {place} failed: {tls}; a private CA belongs into upstream.ca_file, or ca_file of the [[registry]]"
                     ),
                 };
             }
@@ -282,7 +300,8 @@ impl Upstream {
         // An upload may take as long as it flows: the clock starts anew with every part of it.
         let progress = Progress::default();
         let request = request.map(|body| progress.watch(body));
-        let result = match progress.within(limit, way.client.request(request)).await {
+        let client = way.own.get(name).unwrap_or(&way.client);
+        let result = match progress.within(limit, client.request(request)).await {
             Ok(Ok(response)) => match forwarder {
                 // The parent's own word, which is nothing to the client.
                 Some((parent, _))

@@ -30,6 +30,7 @@ mod manual;
 mod metrics;
 mod mirror;
 mod offline;
+mod own_tls;
 mod parent;
 mod paths;
 mod proof;

@@ -7,9 +7,10 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
+    RootCertStore,
     crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-    server::{ClientHello, ResolvesServerCert},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
@@ -58,7 +59,7 @@ impl TestCa {
         }))
     }
 
-    /// A server's certificate for `host` and its key, in PEM.
+    /// A certificate for `host` and its key, in PEM: a server's or a client's.
     pub fn server_files(&self, host: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a P-256 key");
         let certificate = CertificateParams::new([host.to_owned()]).expect("a name");
@@ -68,10 +69,27 @@ impl TestCa {
 
     /// A TLS server that has a certificate for whatever name the client asks for.
     pub fn server(self: &Arc<Self>) -> Arc<rustls::ServerConfig> {
+        self.server_for(None)
+    }
+
+    /// The same that asks its clients for a certificate of `clients`, where that is given.
+    pub fn server_for(self: &Arc<Self>, clients: Option<&Self>) -> Arc<rustls::ServerConfig> {
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(clients) => {
+                let mut roots = RootCertStore::empty();
+                let root = CertificateDer::from_pem_slice(clients.pem.as_bytes());
+                roots.add(root.expect("PEM")).expect("a CA");
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                    .allow_unauthenticated()
+                    .build()
+                    .expect("a verifier")
+            }
+        };
         let config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider's versions")
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(AnyName(Arc::clone(self))));
         Arc::new(config)
     }

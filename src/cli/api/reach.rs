@@ -22,7 +22,7 @@ use crate::admin::token::Handle;
 use crate::app::{Directory, StoreError};
 use crate::cli::{Misused, load};
 use crate::config::Config;
-use crate::tls;
+use crate::tls::Roots;
 
 /// What a command is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,9 @@ impl Api {
     fn gateway(place: Place, login: Option<&str>) -> anyhow::Result<Self> {
         let tls = match place.https {
             false => None,
-            true => Some(TlsConnector::from(Arc::new(tls::client_config(None)?.0))),
+            true => Some(TlsConnector::from(Arc::new(
+                Roots::load(None)?.0.client_config()?,
+            ))),
         };
         let basic = |login| format!("Basic {}", BASE64_STANDARD.encode(login));
         Ok(Self {

@@ -33,6 +33,8 @@ pub struct Upstream {
     shared: Arc<Shared>,
     addr: SocketAddr,
     ca: Arc<TestCa>,
+    /// Whose certificates its registries ask their clients for.
+    clients: Option<Arc<TestCa>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -52,6 +54,8 @@ pub struct Seen {
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
+    /// Whether the client showed a certificate.
+    pub certified: bool,
     /// What it was answered; `None` while it is not, or when it never is.
     pub status: Option<u16>,
     sent: Arc<AtomicUsize>,
@@ -75,10 +79,20 @@ struct Running {
 impl Upstream {
     /// An upstream that knows nothing yet.
     pub async fn start() -> Self {
+        Self::start_for(None).await
+    }
+
+    /// One whose registries answer 400 to who shows no certificate of `clients`, as nginx does.
+    pub async fn start_for_clients_of(clients: Arc<TestCa>) -> Self {
+        Self::start_for(Some(clients)).await
+    }
+
+    async fn start_for(clients: Option<Arc<TestCa>>) -> Self {
         let upstream = Self {
             shared: Arc::new(Shared::new()),
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             ca: TestCa::new("upstream test CA"),
+            clients,
             running: Mutex::new(None),
         };
         let listener = TcpListener::bind(upstream.addr).await.expect("a free port");
@@ -246,7 +260,8 @@ impl Upstream {
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve::accept(
             listener,
-            self.ca.server(),
+            self.ca.server_for(self.clients.as_deref()),
+            self.clients.is_some(),
             Arc::clone(&self.shared),
             stop.clone(),
         ));

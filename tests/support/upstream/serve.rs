@@ -33,10 +33,22 @@ use crate::support::{
     fault::{Armed, Fault},
 };
 
-/// Serves until told to stop, then cuts what is left.
+/// How a connection came.
+#[derive(Clone, Copy)]
+struct Peer {
+    scheme: &'static str,
+    /// It showed a certificate.
+    certified: bool,
+    /// It should have, to be answered by a registry.
+    wanting: bool,
+}
+
+/// Serves until told to stop, then cuts what is left. `asks`: registries answer only those who
+/// showed a certificate.
 pub(super) async fn accept(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
+    asks: bool,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
@@ -49,7 +61,7 @@ pub(super) async fn accept(
                 let Ok((socket, _)) = accepted else { continue };
                 shared.accepted.fetch_add(1, Ordering::SeqCst);
                 let acceptor = TlsAcceptor::from(Arc::clone(&tls));
-                connections.spawn(connection(socket, acceptor, Arc::clone(&shared)));
+                connections.spawn(connection(socket, acceptor, asks, Arc::clone(&shared)));
             }
         }
     }
@@ -57,7 +69,7 @@ pub(super) async fn accept(
     connections.shutdown().await;
 }
 
-async fn connection(socket: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
+async fn connection(socket: TcpStream, tls: TlsAcceptor, asks: bool, shared: Arc<Shared>) {
     // As real ones do; without it, every answer in two writes costs 40 ms.
     let _ = socket.set_nodelay(true);
     let mut first = [0];
@@ -71,19 +83,30 @@ async fn connection(socket: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
     let raw = Arc::new(socket2::Socket::from(raw));
     if first[0] == 0x16 {
         if let Ok(stream) = tls.accept(socket).await {
-            http(stream, "https", raw, shared).await;
+            let certified = stream.get_ref().1.peer_certificates().is_some();
+            let peer = Peer {
+                scheme: "https",
+                certified,
+                wanting: asks && !certified,
+            };
+            http(stream, peer, raw, shared).await;
         }
     } else {
-        http(socket, "http", raw, shared).await;
+        let peer = Peer {
+            scheme: "http",
+            certified: false,
+            wanting: asks,
+        };
+        http(socket, peer, raw, shared).await;
     }
 }
 
-async fn http<S>(stream: S, scheme: &'static str, raw: Arc<socket2::Socket>, shared: Arc<Shared>)
+async fn http<S>(stream: S, peer: Peer, raw: Arc<socket2::Socket>, shared: Arc<Shared>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service =
-        service_fn(move |request| answer(request, scheme, Arc::clone(&raw), Arc::clone(&shared)));
+        service_fn(move |request| answer(request, peer, Arc::clone(&raw), Arc::clone(&shared)));
     // Errors here are the faults of the script, or a peer that went away.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
@@ -92,7 +115,7 @@ where
 
 async fn answer(
     request: Request<Incoming>,
-    scheme: &'static str,
+    peer: Peer,
     raw: Arc<socket2::Socket>,
     shared: Arc<Shared>,
 ) -> io::Result<Response<Scripted>> {
@@ -115,6 +138,7 @@ async fn answer(
         path: path.clone(),
         query: query.clone(),
         headers: parts.headers.clone(),
+        certified: peer.certified,
         status: None,
         sent: Arc::clone(&sent),
     };
@@ -137,15 +161,17 @@ async fn answer(
         }
         _ => {}
     }
+    let wanting = peer.wanting && shared.world().registries.contains_key(&host);
     let answer = match scripted(&fault) {
         Some(answer) => answer,
+        None if wanting => Answer::new(400, "text/html", "No required SSL certificate was sent"),
         None => shared.world().answer(&Asked {
             method: &parts.method,
             host: &host,
             path: &path,
             query: &query,
             headers: &parts.headers,
-            scheme,
+            scheme: peer.scheme,
         }),
     };
     shared.answered(index, answer.status);
