@@ -163,21 +163,29 @@ pub fn endpoint(site: &Site, via: Via, target: &Target) -> Option<Endpoint> {
         port => format!("{host}:{port}"),
     };
     let registry = &site.registry;
+    let id = registry.namespace(via, target);
     // Another address is the registry's own, not that of its token service.
-    let (scheme, authority, prefix) = match &registry.url {
+    let (scheme, authority, prefix, namespace) = match &registry.url {
         Some(url) if site.role.is_registry() => (
             url.scheme()?.clone(),
             url.authority()?.clone(),
             url.path().trim_end_matches('/').to_owned(),
+            Some(id.trim_start_matches("http://").to_owned()),
         ),
-        _ => (scheme, plain.parse::<Authority>().ok()?, String::new()),
+        _ => (
+            scheme,
+            plain.parse::<Authority>().ok()?,
+            String::new(),
+            None,
+        ),
     };
     Some(Endpoint {
-        id: registry.namespace(via, target),
+        id,
         name: registry.name.clone(),
         scheme,
         authority,
         prefix,
+        namespace,
         enabled: registry.enabled,
     })
 }

@@ -2,6 +2,7 @@
 
 mod accepts;
 pub mod access;
+mod back;
 mod blob;
 pub mod call;
 mod manifest;
@@ -41,7 +42,7 @@ use crate::wire::turns::Turns;
 
 /// The parts of the configuration that decide about answers. Each request brings those it is answered
 /// by, so that a reload in the middle of it changes nothing for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RegistryRules {
     pub tag_ttl: Duration,
     pub offline_for: Duration,
@@ -132,6 +133,7 @@ impl Registries {
         let policy_alone = call.by_policy_alone();
         let as_nobody = matches!(call.identity, Identity::Anonymous | Identity::Gateway(_));
         let mut answer = self.route(call, path, body).await;
+        back::lead_back(answer.response.headers_mut(), &asked);
         // Who came without a login may have one: only a 401 makes a client send it.
         if answer.response.status() == StatusCode::FORBIDDEN
             && chooses
@@ -225,13 +227,12 @@ impl Registries {
                 self.blob(&call, &repo, &digest).await.about(&repo, &digest)
             }
             Route::Manifest { repo, reference } if call.method == Method::PUT => self
-                .push_manifest(&call, &call.asked, &repo, &reference, body)
+                .push_manifest(&call, &repo, &reference, body)
                 .await
                 .about(&repo, &reference),
-            Route::Upload { repo } if !reads => self
-                .push_blob(&call, &call.asked, &repo, body)
-                .await
-                .about(&repo, path),
+            Route::Upload { repo } if !reads => {
+                self.push_blob(&call, &repo, body).await.about(&repo, path)
+            }
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
                 self.pass_on(&call, body, &repository)

@@ -19,10 +19,12 @@ use crate::upstream::credentials::Login;
 use crate::upstream::identity::Identity;
 use crate::wire::body;
 
-/// Tokens handed out: whose they are. In memory alone; a client asks for another after a restart.
+/// Tokens handed out: whose they are. Those of logins are in memory alone; such a client asks for
+/// another after a restart. That of nobody in particular opens what no token opens as well, so it is one
+/// and the same for all, and good for ever: a client in the middle of a pull does not notice a restart.
 #[derive(Debug)]
 pub(super) struct Passes {
-    held: moka::sync::Cache<String, Option<Arc<Login>>>,
+    held: moka::sync::Cache<String, Arc<Login>>,
 }
 
 /// What an `Authorization` of ours says.
@@ -50,6 +52,9 @@ impl Default for Passes {
 
 impl Passes {
     fn hand_out(&self, login: Option<Arc<Login>>) -> Option<String> {
+        let Some(login) = login else {
+            return Some(NOBODYS.to_owned());
+        };
         let mut random = [0; 32];
         getrandom::fill(&mut random).ok()?;
         let mut token = PREFIX.to_owned();
@@ -69,8 +74,8 @@ impl Passes {
             return Pass::Foreign;
         };
         match self.held.get(token) {
-            Some(Some(login)) => Pass::Login(login),
-            Some(None) => Pass::Anonymous,
+            Some(login) => Pass::Login(login),
+            None if token == NOBODYS => Pass::Anonymous,
             None => Pass::Ended,
         }
     }
@@ -197,6 +202,7 @@ pub(super) fn challenged(mut answer: Answer, realm: Option<&str>) -> Answer {
 /// Where a client gets a token, on every host that hands them out.
 pub const TOKEN_PATH: &str = "/pierhead/token";
 const PREFIX: &str = "pierhead_";
+const NOBODYS: &str = "pierhead_anonymous";
 const LIFE: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
@@ -213,6 +219,12 @@ mod tests {
         assert!(!own.contains("secret"));
         assert!(matches!(passes.read(&bearer(&own)), Pass::Login(found) if found == login));
         assert!(matches!(passes.read(&bearer(&anybodys)), Pass::Anonymous));
+        let restarted = Passes::default();
+        assert!(matches!(restarted.read(&bearer(&own)), Pass::Ended));
+        assert!(matches!(
+            restarted.read(&bearer(&anybodys)),
+            Pass::Anonymous
+        ));
         assert!(matches!(passes.read(&bearer("pierhead_00")), Pass::Ended));
         assert!(matches!(passes.read(&bearer("eyJ0")), Pass::Foreign));
     }

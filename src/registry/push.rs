@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{Method, Request, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt, StreamBody};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Mutex;
 
-use super::call::{Answer, Asked, Call};
+use super::back::own_path;
+use super::call::{Answer, Call};
 use super::{Registries, relay};
 use crate::cache::Manifest;
 use crate::cache::capture::Capture;
@@ -35,7 +36,6 @@ impl Registries {
     pub(super) async fn push_manifest(
         &self,
         call: &Call,
-        asked: &Asked,
         repo: &RepoName,
         reference: &Reference,
         request_body: Body,
@@ -47,8 +47,7 @@ impl Registries {
                 return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &error);
             }
         };
-        let mut answer = self.send_push(call, repo, body::full(bytes.clone())).await;
-        self.localise(&mut answer, call, asked);
+        let answer = self.send_push(call, repo, body::full(bytes.clone())).await;
         if answer.response.status() != StatusCode::CREATED {
             return answer;
         }
@@ -84,7 +83,6 @@ impl Registries {
     pub(super) async fn push_blob(
         &self,
         call: &Call,
-        asked: &Asked,
         repo: &RepoName,
         request_body: Body,
     ) -> Answer {
@@ -100,8 +98,7 @@ impl Registries {
                 .unwrap_or_default(),
         };
         let copied = tee(request_body, session.clone());
-        let mut answer = self.send_push(call, repo, copied).await;
-        self.localise(&mut answer, call, asked);
+        let answer = self.send_push(call, repo, copied).await;
         let status = answer.response.status();
         match status {
             StatusCode::CREATED => {
@@ -129,11 +126,9 @@ impl Registries {
                     .headers()
                     .get(header::LOCATION)
                     .and_then(|value| value.to_str().ok()?.parse::<Uri>().ok());
-                if let Some(next) = next {
-                    self.uploads.insert(
-                        upload_key(call, &without_prefix(next.path(), asked)),
-                        session,
-                    );
+                if let Some(next) = next.and_then(|next| own_path(&next, call)) {
+                    let path = next.split('?').next().unwrap_or(&next);
+                    self.uploads.insert(upload_key(call, path), session);
                 }
             }
             // What upstream did not take must not be in the copy.
@@ -173,48 +168,10 @@ impl Registries {
             Err(fault) => Answer::fault(&fault),
         }
     }
-
-    /// A `Location` that names upstream's own address names ours instead, where the client asked at
-    /// another one.
-    fn localise(&self, answer: &mut Answer, call: &Call, asked: &Asked) {
-        let location = answer
-            .response
-            .headers()
-            .get(header::LOCATION)
-            .and_then(|value| value.to_str().ok()?.parse::<Uri>().ok());
-        let Some(location) = location else { return };
-        let own = location
-            .authority()
-            .is_none_or(|authority| *authority == call.endpoint.authority);
-        let elsewhere = asked.mirror || call.registry().url.is_some();
-        if !own || !elsewhere {
-            return;
-        }
-        let path = location.path_and_query().map_or("/", |path| path.as_str());
-        let path = path.strip_prefix(&*call.endpoint.prefix).unwrap_or(path);
-        let path = match path.strip_prefix("/v2/") {
-            Some(rest) => format!("/v2/{}{rest}", asked.name_prefix),
-            None => path.to_owned(),
-        };
-        if let Ok(value) = HeaderValue::try_from(path) {
-            answer
-                .response
-                .headers_mut()
-                .insert(header::LOCATION, value);
-        }
-    }
 }
 
 fn upload_key(call: &Call, path: &str) -> String {
     format!("{}{path}", call.endpoint.id)
-}
-
-/// A path of ours as the registry has it.
-fn without_prefix(path: &str, asked: &Asked) -> String {
-    match path.strip_prefix(&format!("/v2/{}", asked.name_prefix)) {
-        Some(rest) => format!("/v2/{rest}"),
-        None => path.to_owned(),
-    }
 }
 
 /// Passes a body on and copies it.

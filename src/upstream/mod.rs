@@ -47,6 +47,9 @@ pub struct Endpoint {
     pub authority: Authority,
     /// A path before `/v2/`, where the configured `url` has one.
     pub prefix: String,
+    /// What the registry is called, for one that is asked at another address: it may be a gateway
+    /// that answers for several (the distribution spec's "Registry Proxying").
+    pub namespace: Option<String>,
     /// `false`: nothing is ever sent there.
     pub enabled: bool,
 }
@@ -149,7 +152,11 @@ impl Endpoint {
                 ),
             });
         }
-        let full = format!("{}{path_and_query}", self.prefix);
+        let mut full = format!("{}{path_and_query}", self.prefix);
+        if let Some(namespace) = &self.namespace {
+            full.push_str(if full.contains('?') { "&ns=" } else { "?ns=" });
+            full.push_str(namespace);
+        }
         let path = full
             .parse::<PathAndQuery>()
             .map_err(|e| Fault::nonsense(format!("the path {full} cannot be asked for: {e}")))?;

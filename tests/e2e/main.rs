@@ -16,6 +16,7 @@ mod upstream;
 mod world;
 
 mod bounds;
+mod chain;
 mod freshness;
 mod mirror;
 mod parent;
