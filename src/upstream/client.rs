@@ -18,6 +18,7 @@ use tower_service::Service;
 
 use super::connection::Connection;
 use super::dial::{Carries, DialError, Dialer};
+use super::reads::{Buffered, Filling};
 use crate::policy::{Host, HostPattern};
 use crate::wire::body::Body;
 
@@ -55,8 +56,12 @@ pub(super) fn build(tls: Tls, dialer: Arc<Dialer>) -> HttpClient {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_PER_HOST)
+        .http1_max_buf_size(READ)
         .build(connector)
 }
+
+/// A connection, in TLS or not, that is read in large pieces.
+type Stream = TokioIo<Filling<TokioIo<MaybeHttpsStream<TokioIo<Buffered<Connection>>>>>>;
 
 /// Bounds the TLS handshake together with the connection it follows.
 #[derive(Clone)]
@@ -73,7 +78,7 @@ pub(super) struct Tcp {
 }
 
 impl Service<Uri> for Timed {
-    type Response = MaybeHttpsStream<TokioIo<Connection>>;
+    type Response = Stream;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -93,7 +98,7 @@ impl Service<Uri> for Timed {
         let connecting = connector.call(uri);
         Box::pin(async move {
             match tokio::time::timeout(dialer.limit(), connecting).await {
-                Ok(connected) => connected,
+                Ok(connected) => Ok(TokioIo::new(Filling::new(TokioIo::new(connected?)))),
                 Err(_) => Err(dialer.late(&host, port).into()),
             }
         })
@@ -101,7 +106,7 @@ impl Service<Uri> for Timed {
 }
 
 impl Service<Uri> for Tcp {
-    type Response = TokioIo<Connection>;
+    type Response = TokioIo<Buffered<Connection>>;
     type Error = DialError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
 
@@ -120,7 +125,7 @@ impl Service<Uri> for Tcp {
             };
             let port = uri.port_u16().unwrap_or(default);
             let socket = dialer.dial(host, port, carries).await?;
-            Ok(TokioIo::new(socket))
+            Ok(TokioIo::new(Buffered::new(socket)))
         })
     }
 }
@@ -138,3 +143,5 @@ pub(super) fn bare_host(uri: &Uri) -> &str {
 
 const IDLE: Duration = Duration::from_secs(60);
 const IDLE_PER_HOST: usize = 32;
+/// Bytes of a body that are read at a time, where there are so many.
+const READ: usize = 256 << 10;

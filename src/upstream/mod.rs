@@ -7,6 +7,7 @@ pub mod dial;
 pub mod health;
 pub mod identity;
 pub mod parent;
+mod reads;
 mod redirect;
 mod token;
 
