@@ -48,6 +48,7 @@ impl Engine {
         let cache_config = CacheConfig {
             dir: config.cache.dir.clone(),
             bounds: bounds(config),
+            parallel: config.upstream.parallel,
         };
         let cache = Cache::open(&cache_config, metrics.clone())?;
         cache.settle().await;

@@ -125,6 +125,7 @@ pub(super) fn rules(config: &Config, robots: HashMap<String, Arc<Credentials>>) 
         offline_for: config.cache.offline_for,
         revalidate_timeout: config.cache.revalidate_timeout,
         manifest_size: config.limits.manifest_size,
+        lookahead: config.upstream.lookahead,
         robots,
     }
 }

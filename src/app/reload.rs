@@ -195,6 +195,7 @@ impl Reloader {
         if others {
             self.follow(turn);
         }
+        self.cache.download_over(config.upstream.parallel);
         // To make room takes a while, and nobody has to wait for it.
         let (cache, bounds) = (self.cache.clone(), parts::bounds(&config));
         tokio::spawn(async move { cache.keep_within(bounds).await });

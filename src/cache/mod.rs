@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod catalog;
+mod download;
 pub mod flight;
 pub mod index;
 mod open;
@@ -14,11 +15,12 @@ pub mod space;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
 use self::flight::{DownloadView, Flight};
@@ -39,6 +41,8 @@ use crate::wire::turns::Turns;
 pub struct CacheConfig {
     pub dir: PathBuf,
     pub bounds: Bounds,
+    /// Connections for one large blob.
+    pub parallel: usize,
 }
 
 /// Verified bytes, and downloads on their way to be.
@@ -50,6 +54,10 @@ pub struct Cache {
     open: Arc<OpenObjects>,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     turns: Turns,
+    /// Connections for one large blob, at least one.
+    parallel: AtomicUsize,
+    /// What all downloads together may have beyond one connection each.
+    connections: Arc<Semaphore>,
     /// Manifests are small and asked for often.
     manifests: moka::sync::Cache<Digest, Arc<AtHand>>,
     metrics: Arc<Metrics>,
@@ -93,6 +101,8 @@ impl Cache {
             open,
             flights: Mutex::default(),
             turns: Turns::default(),
+            parallel: AtomicUsize::new(config.parallel.max(1)),
+            connections: Arc::new(Semaphore::new(MORE_CONNECTIONS)),
             manifests: moka::sync::Cache::builder()
                 .max_capacity(MANIFEST_MEMORY)
                 .weigher(|_, at_hand: &Arc<AtHand>| {
@@ -136,6 +146,20 @@ impl Cache {
     /// Holds the directory to other bounds from here on; ends when what may go has gone.
     pub async fn keep_within(&self, bounds: Bounds) {
         self.space.keep_within(bounds).await;
+    }
+
+    /// Downloads that begin from here on have this many connections each, where that helps.
+    pub fn download_over(&self, parallel: usize) {
+        self.parallel.store(parallel.max(1), Ordering::Relaxed);
+    }
+
+    fn connections_per_blob(&self) -> usize {
+        self.parallel.load(Ordering::Relaxed)
+    }
+
+    /// A connection beside a download's first one, unless there are too many of them already.
+    fn one_more_connection(&self) -> Option<OwnedSemaphorePermit> {
+        self.connections.clone().try_acquire_owned().ok()
     }
 
     /// The directory's index: tags, members and grants live there too.
@@ -274,6 +298,16 @@ impl Cache {
         self.flights().get(digest).cloned()
     }
 
+    /// Whether the blob is here, or on its way. Nothing is looked at, nor counted as a use.
+    pub fn has_or_fetches(&self, digest: &Digest) -> bool {
+        self.index.object(&Key::blob(digest)).is_some() || self.flight(digest).is_some()
+    }
+
+    /// Counts a download that nobody had asked for yet.
+    pub fn looked_ahead(&self) {
+        self.metrics.lookaheads.inc();
+    }
+
     /// Joins the download of `digest`, or begins it with `source`; the answer's second half says
     /// whether this call began it. `member` is remembered once upstream has answered `source` with
     /// bytes: that the blob is in the repository that was asked.
@@ -290,7 +324,7 @@ impl Cache {
         let flight = Flight::new(digest.clone(), member, source, self.metrics.clone());
         flights.insert(digest.clone(), flight.clone());
         drop(flights);
-        tokio::spawn(flight.clone().run(self.clone()));
+        tokio::spawn(self.clone().run_download(flight.clone()));
         (flight, true)
     }
 
@@ -543,8 +577,10 @@ impl Cache {
     }
 }
 
-/// Bytes of manifests kept in memory.
 const A_MOMENT: Duration = Duration::from_millis(5);
+/// Connections that all downloads together may have beyond one each.
+const MORE_CONNECTIONS: usize = 32;
+/// Bytes of manifests kept in memory.
 const MANIFEST_MEMORY: u64 = 64 << 20;
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);

@@ -12,15 +12,24 @@ use crate::wire::body::Body;
 
 /// One way to get one blob: a registry, a repository and a credential.
 pub trait Origin: fmt::Debug + Send + Sync + 'static {
-    /// Asks for the bytes from `offset` on. Every call starts at the registry, so that an expired
-    /// redirect or token is renewed.
-    fn fetch(&self, offset: u64) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+    /// Asks for a part. Every call starts at the registry, so that an expired redirect or token is
+    /// renewed. Upstream may answer with more than was asked for, or with another part.
+    fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>>;
 
     /// The registry's configured name, for who looks on.
     fn registry(&self) -> &str;
 
     /// The repository it is asked through.
     fn repository(&self) -> &str;
+}
+
+/// Which bytes of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Offset of the first byte.
+    pub start: u64,
+    /// Exclusive; `None`: the blob's own end.
+    pub end: Option<u64>,
 }
 
 /// The head of an upstream's answer, and its body to come.
@@ -64,6 +73,25 @@ pub struct Backoff {
     total_left: u32,
 }
 
+// === impl Part ===
+
+impl Part {
+    /// Everything from `start` on.
+    pub fn from(start: u64) -> Self {
+        Self { start, end: None }
+    }
+}
+
+impl fmt::Display for Part {
+    /// As in a `Range` header (RFC 9110 section 14.1.2).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            Some(end) => write!(f, "bytes={}-{}", self.start, end.saturating_sub(1)),
+            None => write!(f, "bytes={}-", self.start),
+        }
+    }
+}
+
 // === impl FetchError ===
 
 impl fmt::Display for FetchError {
@@ -86,6 +114,33 @@ impl FetchError {
             }
             Self::PastTheEnd { .. } => false,
             Self::Gone(gone) => gone.retry,
+        }
+    }
+}
+
+impl From<Gone> for FetchError {
+    fn from(gone: Gone) -> Self {
+        Self::Gone(gone)
+    }
+}
+
+// === impl Gone ===
+
+impl Gone {
+    /// It broke off, and may be well a moment later.
+    pub fn broken(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            timeout: false,
+            retry: true,
+        }
+    }
+
+    /// It will be no better a moment later.
+    pub fn for_good(message: impl Into<String>) -> Self {
+        Self {
+            retry: false,
+            ..Self::broken(message)
         }
     }
 }
@@ -125,6 +180,21 @@ impl Backoff {
     }
 }
 
+/// How long upstream asks to be left alone, within reason (RFC 9110 section 10.2.3, seconds only).
+pub(super) fn retry_after(error: &FetchError) -> Duration {
+    let FetchError::Answer(answer) = error else {
+        return Duration::ZERO;
+    };
+    answer
+        .headers()
+        .get(http::header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map_or(Duration::ZERO, |seconds| {
+            Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER)
+        })
+}
+
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10);
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 /// An upstream that sends a byte and breaks, again and again, ends too.

@@ -10,8 +10,7 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
-use super::flight::retry_after;
-use super::origin::{Backoff, FetchError, Fetched, Origin};
+use super::origin::{Backoff, FetchError, Fetched, Origin, Part, retry_after};
 use crate::oci::digest::{Digest, Hasher};
 use crate::wire::body::Body;
 
@@ -148,7 +147,7 @@ impl Passthrough {
     async fn receive(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let Some(body) = &mut self.body else {
-                match self.origin.fetch(self.at).await {
+                match self.origin.fetch(Part::from(self.at)).await {
                     Ok(fetched) if fetched.start <= self.at => {
                         self.skip = self.at - fetched.start;
                         self.end = self.end.or(fetched.total);

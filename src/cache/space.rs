@@ -123,7 +123,7 @@ impl Space {
     }
 
     /// Bytes that are no object's: the index, and the few small files beside it.
-    fn overhead(&self) -> u64 {
+    pub(super) fn overhead(&self) -> u64 {
         on_disk(self.index.file_size()) + SMALL_FILES
     }
 

@@ -124,6 +124,8 @@ const ROWS: &[Row] = &[
     },
     row!(Reload "upstream.allow_private" upstream.allow_private),
     row!(Reload "upstream.resolve" upstream.resolve),
+    row!(Reload "upstream.parallel" upstream.parallel),
+    row!(Reload "upstream.lookahead" upstream.lookahead),
     row!(Reload "policy.default" policy.default),
     row!(Restart "admin.users_file" admin_users_file),
     row!(Reload "policy.users_file" users_file),
@@ -241,6 +243,8 @@ mod tests {
         ("upstream.no_proxy", "[\"a.test\"]"),
         ("upstream.allow_private", "[\"10.0.0.0/8\"]"),
         ("upstream.resolve", "{ \"a.test\" = \"192.0.2.1\" }"),
+        ("upstream.parallel", "7"),
+        ("upstream.lookahead", "false"),
         ("policy.default", "\"tunnel\""),
         ("policy.users_file", "\"htpasswd\""),
         (
@@ -266,8 +270,6 @@ mod tests {
         "cache.shared.url",
         "cache.shared.endpoint",
         "cache.shared.region",
-        "upstream.parallel",
-        "upstream.lookahead",
     ];
 
     fn load(settings: &[(&str, &str)]) -> Config {

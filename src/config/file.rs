@@ -79,7 +79,7 @@ pub struct Shared {
     pub region: Maybe<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     pub ca_file: Maybe<PathBuf>,
@@ -88,8 +88,8 @@ pub struct Upstream {
     pub allow_private: Vec<Text<Net>>,
     #[serde(deserialize_with = "resolve")]
     pub resolve: Resolve,
-    pub parallel: Option<NonZeroUsize>,
-    pub lookahead: Option<bool>,
+    pub parallel: NonZeroUsize,
+    pub lookahead: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -218,11 +218,8 @@ pub fn not_yet(file: &File) -> Option<NotYet> {
 
 /// Keys that are set and change nothing in this version, and do no harm so.
 pub fn without_effect(file: &File) -> Vec<&'static str> {
-    let upstream = &file.upstream;
     let shared = &file.cache.shared;
     let set = [
-        (upstream.parallel.is_some(), "upstream.parallel"),
-        (upstream.lookahead.is_some(), "upstream.lookahead"),
         (shared.endpoint.0.is_some(), "cache.shared.endpoint"),
         (shared.region.0.is_some(), "cache.shared.region"),
     ];
@@ -288,6 +285,20 @@ impl Default for Cache {
             revalidate_timeout: Limit(Duration::from_secs(3)),
             offline_for: Period(Duration::from_secs(7 * 24 * 3600)),
             shared: Shared::default(),
+        }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            ca_file: Maybe::default(),
+            proxy: None,
+            no_proxy: None,
+            allow_private: Vec::new(),
+            resolve: Resolve::default(),
+            parallel: const { NonZeroUsize::new(4).unwrap() },
+            lookahead: true,
         }
     }
 }

@@ -117,6 +117,10 @@ pub struct UpstreamConfig {
     pub allow_private: Vec<IpNet>,
     /// By `host` or `host:port`, in lower case; an IPv6 host has brackets when a port follows.
     pub resolve: HashMap<String, (IpAddr, Option<u16>)>,
+    /// Connections for one large blob; not zero.
+    pub parallel: usize,
+    /// A manifest that passes starts its layers' download.
+    pub lookahead: bool,
 }
 
 /// What one registry has of its own for TLS, PEM files.
@@ -385,6 +389,8 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
             .map(|net| net.0.0)
             .collect(),
         resolve: file.upstream.resolve,
+        parallel: file.upstream.parallel.get(),
+        lookahead: file.upstream.lookahead,
     };
     warnings.extend(refused_addresses(&upstream));
     if tls.is_some() && file.listen.proxy_tls.is_empty() {

@@ -195,13 +195,7 @@ fn every_key_of_the_contracts_example_arrives() {
         Some("elsewhere.example")
     );
 
-    assert_eq!(
-        config.warnings,
-        [
-            "`upstream.parallel` is set, but has no effect in this version of pierhead yet",
-            "`upstream.lookahead` is set, but has no effect in this version of pierhead yet",
-        ]
-    );
+    assert_eq!(config.warnings, [""; 0]);
 }
 
 #[test]
@@ -223,6 +217,10 @@ fn an_empty_file_is_the_defaults_of_the_contract() {
     assert_eq!(config.cache.offline_for, seconds(7 * 86400));
     assert_eq!(config.upstream.ca_file, None);
     assert!(config.upstream.allow_private.is_empty() && config.upstream.resolve.is_empty());
+    assert_eq!(
+        (config.upstream.parallel, config.upstream.lookahead),
+        (4, true)
+    );
     assert_eq!(config.policy.default, Fallback::Deny);
     assert!(config.policy.rules.is_empty() && config.registries.is_empty());
     assert_eq!(config.limits.client_headers, seconds(10));
@@ -779,10 +777,10 @@ fn what_is_no_parent_proxy_is_refused_by_its_line() {
 
 #[test]
 fn a_key_without_effect_is_a_warning_only_when_it_is_set() {
-    let warnings = load("upstream.parallel = 2\ncache.shared.region = \"x\"").warnings;
-    assert_eq!(warnings.len(), 2);
+    let warnings = load("cache.shared.region = \"x\"").warnings;
+    assert_eq!(warnings.len(), 1);
     assert!(
-        warnings[0].starts_with("`upstream.parallel` is set"),
+        warnings[0].starts_with("`cache.shared.region` is set"),
         "{warnings:?}"
     );
     assert_eq!(

@@ -11,7 +11,7 @@ use super::reply::{content, finish, not_modified};
 use super::source::BlobSource;
 use super::{Registries, relay};
 use crate::cache::flight::{Failure, Flight};
-use crate::cache::origin::{FetchError, Origin};
+use crate::cache::origin::{FetchError, Origin, Part};
 use crate::cache::passthrough::Passthrough;
 use crate::cache::reader::Reader;
 use crate::oci::digest::Digest;
@@ -207,7 +207,7 @@ impl Registries {
 
     /// Upstream to client, for what the disk cannot take.
     async fn pass_through(&self, call: &Call, digest: &Digest, own: Arc<BlobSource>) -> Answer {
-        let fetched = match own.fetch(0).await {
+        let fetched = match own.fetch(Part::from(0)).await {
             Ok(fetched) => fetched,
             Err(FetchError::PastTheEnd { .. }) => {
                 return Answer::failure(&Failure::NoRoom("upstream has no bytes of it".into()));

@@ -447,6 +447,7 @@ impl Registries {
             self.remember(key, &manifest).await;
         }
         self.cache.keep_manifest(&manifest).await;
+        self.lookahead.begin(call, repo, &manifest);
         Got::Manifest(manifest)
     }
 

@@ -5,6 +5,7 @@ pub mod access;
 mod back;
 mod blob;
 pub mod call;
+mod lookahead;
 mod manifest;
 mod passes;
 mod push;
@@ -25,6 +26,7 @@ use self::accepts::Accepts;
 use self::access::Access;
 use self::call::Call;
 pub use self::call::{Answer, Asked, endpoint};
+use self::lookahead::Lookahead;
 pub use self::passes::TOKEN_PATH;
 use self::passes::{Pass, Passes};
 use self::push::Session;
@@ -49,6 +51,8 @@ pub struct RegistryRules {
     pub revalidate_timeout: Duration,
     /// Bytes.
     pub manifest_size: u64,
+    /// A manifest that passes starts its layers' download.
+    pub lookahead: bool,
     /// The gateway's own logins, by the registry's name.
     pub robots: HashMap<String, Arc<Credentials>>,
 }
@@ -60,6 +64,7 @@ pub struct Registries {
     upstream: Arc<Upstream>,
     access: Arc<Access>,
     accepts: Accepts,
+    lookahead: Arc<Lookahead>,
     turns: Turns,
     passes: Passes,
     /// Copies of uploads under way, by where their next request goes.
@@ -72,11 +77,13 @@ pub struct Registries {
 
 impl Registries {
     pub fn new(cache: Arc<Cache>, upstream: Arc<Upstream>, access: Arc<Access>) -> Arc<Self> {
+        let lookahead = Lookahead::new(cache.clone(), upstream.clone(), access.clone());
         Arc::new(Self {
             cache,
             upstream,
             access,
             accepts: Accepts::default(),
+            lookahead,
             turns: Turns::default(),
             passes: Passes::default(),
             uploads: moka::sync::Cache::builder()

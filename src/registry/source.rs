@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::call::Call;
-use crate::cache::origin::{FetchError, Fetched, Gone, Origin};
+use crate::cache::origin::{FetchError, Fetched, Gone, Origin, Part};
 use crate::oci::digest::Digest;
 use crate::oci::error::{Code, OciError};
 use crate::oci::reference::RepoName;
@@ -62,10 +62,10 @@ impl BlobSource {
         })
     }
 
-    async fn answer(&self, offset: u64) -> Result<Fetched, FetchError> {
+    async fn answer(&self, part: Part) -> Result<Fetched, FetchError> {
         let mut headers = self.headers.clone();
-        if offset > 0
-            && let Ok(range) = HeaderValue::try_from(format!("bytes={offset}-"))
+        if part != Part::from(0)
+            && let Ok(range) = HeaderValue::try_from(part.to_string())
         {
             headers.insert(header::RANGE, range);
         }
@@ -117,8 +117,8 @@ impl BlobSource {
 }
 
 impl Origin for BlobSource {
-    fn fetch(&self, offset: u64) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        self.answer(offset).boxed()
+    fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>> {
+        self.answer(part).boxed()
     }
 
     fn registry(&self) -> &str {

@@ -7,6 +7,7 @@
 //! blobs/sha256/ab/<hex>        verified blobs
 //! manifests/sha256/ab/<hex>    verified manifests
 //! partial/blobs-sha256-<hex>   downloads: in progress, or broken off and worth resuming
+//! partial/….prefix             how many bytes of that download count, while it has bytes beyond a gap
 //! partial/….done               an object of that name was put in place, and the index may not know it
 //! ```
 //!
@@ -26,6 +27,7 @@ use std::str::FromStr;
 use rustix::fs::{FlockOperation, flock};
 
 pub use self::spool::{Committed, Mismatch, Spool};
+use self::spool::{PREFIX, cut_to_prefix, prefix_path};
 pub use self::upload::Upload;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
 
@@ -246,7 +248,9 @@ impl Store {
 
     /// Removes what is left of a broken download.
     pub fn remove_partial(&self, key: &Key) -> io::Result<()> {
-        gone_is_fine(fs::remove_file(self.partial_path(key)))
+        let path = self.partial_path(key);
+        gone_is_fine(fs::remove_file(&path))?;
+        gone_is_fine(fs::remove_file(prefix_path(&path)))
     }
 
     /// Opens the spool of a download, hashing again what an earlier try left there. Blocking.
@@ -268,13 +272,18 @@ impl Store {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// What `partial/` holds; names that are no digests are removed.
+    /// What `partial/` holds; downloads with gaps are cut to what counts, and names that are no digests
+    /// are removed.
     pub fn partials(&self) -> io::Result<Vec<Partial>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.root.join("partial"))? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_str().unwrap_or_default();
+            if let Some(spool) = name.strip_suffix(PREFIX) {
+                cut_to_prefix(&self.root.join("partial").join(spool))?;
+                continue;
+            }
             let (name, in_place) = match name.strip_suffix(MARK) {
                 Some(name) => (name, true),
                 None => (name, false),
@@ -285,7 +294,7 @@ impl Store {
             };
             let meta = match in_place {
                 true => fs::metadata(self.path(&key)),
-                false => entry.metadata(),
+                false => cut_to_prefix(&entry.path()).and_then(|()| entry.metadata()),
             };
             match meta {
                 Ok(meta) => found.push(Partial {
@@ -417,6 +426,63 @@ mod tests {
         assert_eq!(second.written(), 6);
         second.append(&["world".into()]).unwrap();
         second.verify().unwrap();
+    }
+
+    #[test]
+    fn bytes_in_any_order_are_hashed_in_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Key::blob(&digest_of(b"abcdefghij"));
+        let mut spool = store.spool(&key).unwrap();
+        spool
+            .take(&[(4, "ef".into()), (8, "ij".into()), (0, "ab".into())])
+            .unwrap();
+        assert_eq!((spool.written(), spool.held()), (2, 6));
+        // Some bytes come twice, across the edges of what is here.
+        spool
+            .take(&[(1, "bcde".into()), (5, "fgh".into())])
+            .unwrap();
+        assert_eq!((spool.written(), spool.held()), (10, 10));
+        spool.verify().unwrap();
+        spool.commit(&store).unwrap().settle();
+        assert!(store.partials().unwrap().is_empty());
+        assert_eq!(store.verify(&key).unwrap(), Some(10));
+    }
+
+    #[test]
+    fn a_spool_with_gaps_is_cut_to_what_counts_by_the_next_process() {
+        for by_listing in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let key = Key::blob(&digest_of(b"hello world"));
+            let mut first = store.spool(&key).unwrap();
+            first.take(&[(8, "rld".into()), (0, "hel".into())]).unwrap();
+            drop(first);
+            if by_listing {
+                let listed = store.partials().unwrap();
+                assert_eq!((listed.len(), listed[0].size), (1, 3));
+            }
+            let mut second = store.spool(&key).unwrap();
+            assert_eq!(second.written(), 3);
+            second.take(&[(3, "lo world".into())]).unwrap();
+            second.verify().unwrap();
+            second.discard();
+            assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_a_gap_can_be_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Key::blob(&digest_of(b"hello"));
+        let mut spool = store.spool(&key).unwrap();
+        spool.take(&[(4, "o".into()), (0, "he".into())]).unwrap();
+        spool.drop_ahead().unwrap();
+        assert_eq!((spool.written(), spool.held()), (2, 2));
+        assert_eq!(spool.file().metadata().unwrap().len(), 2);
+        spool.take(&[(2, "llo".into())]).unwrap();
+        spool.verify().unwrap();
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Metrics {
     upstream_bytes: Counter,
     pub downloads_active: Gauge,
     pub resumes: Counter,
+    pub splits: Counter,
+    pub lookaheads: Counter,
     pub followers: Gauge,
     evictions: Counter,
     evicted_bytes: Counter,
@@ -137,6 +139,8 @@ impl Metrics {
             upstream_bytes: Counter::default(),
             downloads_active: Gauge::default(),
             resumes: Counter::default(),
+            splits: Counter::default(),
+            lookaheads: Counter::default(),
             followers: Gauge::default(),
             evictions: Counter::default(),
             evicted_bytes: Counter::default(),
@@ -206,6 +210,16 @@ impl Metrics {
             "download_retries",
             "Times a download was tried again or resumed after a break",
             metrics.resumes.clone(),
+        );
+        r.register(
+            "download_splits",
+            "Downloads that went on over several connections because one was slow",
+            metrics.splits.clone(),
+        );
+        r.register(
+            "lookahead_downloads",
+            "Blob downloads begun because a manifest passed, before a client asked",
+            metrics.lookaheads.clone(),
         );
         r.register(
             "followers",

@@ -27,6 +27,7 @@ async fn open(dir: &Path, max_size: u64) -> Arc<Cache> {
             max_size,
             min_free: 0,
         },
+        parallel: 4,
     };
     let cache = Cache::open(&config, Arc::new(Metrics::new())).unwrap();
     cache.settle().await;

@@ -40,6 +40,8 @@ pub enum Fault {
     Silence(Gate),
     /// Waits at the gate before the first byte of the answer, then answers well.
     Late(Gate),
+    /// No more than so many bytes a second.
+    Paced(u64),
     /// Answers a request with `Range` with 200 and everything.
     IgnoreRange,
     /// Answers a request with `Range` with 206 and a range nobody asked for, saying so.

@@ -163,6 +163,19 @@ impl Gateway {
         reply.text().await
     }
 
+    /// The most memory that it ever had in use, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        let status = status.expect("Linux");
+        let mut lines = status.lines();
+        let peak = lines.find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|text| text.split_whitespace().next());
+        kib.and_then(|kib| kib.parse::<usize>().ok())
+            .expect("a size")
+            << 10
+    }
+
     /// Writes another configuration, and does not tell it.
     pub fn rewrite(&mut self, change: impl FnOnce(Setup) -> Setup) {
         self.setup = change(self.setup.clone());

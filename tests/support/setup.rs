@@ -111,6 +111,8 @@ impl Setup {
         default("cache", "dir", format!("{cache:?}"));
         default("cache", "min_free", r#""0""#.into());
         default("upstream", "allow_private", r#"["127.0.0.0/8"]"#.into());
+        // Most tests count what upstream was asked for by their own clients.
+        default("upstream", "lookahead", "false".into());
         if !self.roots.is_empty() {
             let roots = home.join("upstream-roots.pem");
             default("upstream", "ca_file", format!("{roots:?}"));

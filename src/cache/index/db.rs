@@ -58,7 +58,9 @@ pub(super) fn in_memory(why: &Error) -> (Database, Option<PathBuf>, bool) {
 }
 
 fn make_tables(db: &Database) -> Result<(), Error> {
-    let txn = db.begin_write()?;
+    let mut txn = db.begin_write()?;
+    // As with every other change: a crash right after the start must not cost a walk of all of it.
+    txn.set_quick_repair(true);
     apply(&txn, &[], HashMap::new())?;
     txn.commit()?;
     Ok(())

@@ -365,6 +365,17 @@ async fn feed(
         }
         _ => body.len(),
     };
+    if let Some(Fault::Paced(rate)) = fault {
+        let mut due = tokio::time::Instant::now();
+        for piece in body.chunks(16 * 1024) {
+            due += std::time::Duration::from_secs_f64(piece.len() as f64 / rate as f64);
+            tokio::time::sleep_until(due).await;
+            if !send(body.slice_ref(piece), &sent, &tx).await {
+                return;
+            }
+        }
+        return;
+    }
     if !send(body.slice(..stop), &sent, &tx).await {
         return;
     }
