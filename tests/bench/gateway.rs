@@ -21,6 +21,8 @@
 mod support;
 
 mod client;
+mod far;
+mod growth;
 mod meter;
 mod origin;
 mod peer;
@@ -53,7 +55,13 @@ const WORKS: &[&str] = &[
     "unseen",
     "tunnel",
     "idle",
+    "far",
+    "wide",
+    "growth",
 ];
+
+/// Those of them that take minutes: only when they are asked for.
+const LONG: &[&str] = &["far", "wide", "growth"];
 
 #[tokio::main]
 async fn main() {
@@ -79,7 +87,7 @@ async fn main() {
         for kind in Kind::ALL {
             bench.kind = *kind;
             for work in WORKS {
-                if args.only.is_empty() || args.only.iter().any(|only| only == work) {
+                if args.wants(work) {
                     let started = Instant::now();
                     bench.work(work).await;
                     let seconds = started.elapsed().as_secs_f64();
@@ -108,6 +116,9 @@ impl Bench {
             "unseen" => self.unseen().await,
             "tunnel" => self.tunnel().await,
             "idle" => self.idle().await,
+            "far" => self.far().await,
+            "wide" => self.wide().await,
+            "growth" => self.growth().await,
             other => unreachable!("{other} is not among the works"),
         }
     }
@@ -124,6 +135,13 @@ struct Args {
 // === impl Args ===
 
 impl Args {
+    fn wants(&self, work: &str) -> bool {
+        match self.only.is_empty() {
+            true => !LONG.contains(&work),
+            false => self.only.iter().any(|only| only == work),
+        }
+    }
+
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut parsed = Self::default();
         while let Some(arg) = args.next() {

@@ -7,9 +7,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,7 +21,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{Instant, Sleep, sleep, sleep_until},
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -36,6 +40,7 @@ pub struct Origin {
     pub addr: SocketAddr,
     pub ca: Arc<TestCa>,
     shared: Arc<Shared>,
+    noise: Bytes,
     pub manifest: Document,
     pub warm: Document,
     pub cold: Document,
@@ -52,9 +57,29 @@ pub struct Document {
     pub bytes: Bytes,
 }
 
+/// An image, for clients that pull all of it.
+#[derive(Clone)]
+pub struct Image {
+    pub manifest: Document,
+    pub config: Document,
+    pub layers: Vec<Document>,
+}
+
+/// How far away the registry is.
+#[derive(Clone, Copy, Debug)]
+pub struct Distance {
+    /// There and back.
+    pub latency: Duration,
+    /// Bytes a second that each connection brings.
+    pub rate: u64,
+}
+
 #[derive(Default)]
 struct Shared {
-    documents: HashMap<String, Document>,
+    documents: Mutex<HashMap<String, Document>>,
+    distance: Mutex<Option<Distance>>,
+    /// Bytes of bodies.
+    sent: AtomicU64,
     asked: Mutex<Vec<(Method, String)>>,
     /// Ends every connection after one answer.
     closes: AtomicBool,
@@ -69,7 +94,7 @@ impl Origin {
     /// Listens on a free port.
     pub async fn start(scale: &Scale) -> Self {
         let noise = content::noise(5, scale.largest());
-        let blob = |from: usize, len: usize| Document::blob(noise.slice(from..from + len));
+        let blob = |from: usize, len: usize| Document::blob("app", noise.slice(from..from + len));
         let first = |n: usize| blob(n * scale.first, scale.first);
         let warm = blob(0, scale.warm);
         let cold = blob(0, scale.cold);
@@ -77,12 +102,12 @@ impl Origin {
         let firsts: Vec<_> = (0..scale.firsts).map(first).collect();
         // Their bytes are real ones, for a gateway that looks ahead.
         let layers: Vec<_> = (1..=LAYERS).map(|n| blob(n * 4096, 4096)).collect();
-        let manifest = Document::manifest(&layers);
+        let manifest = Document::manifest("app", &layers[0], &layers[1..]);
 
         let all = [&manifest, &warm, &cold, &crowd];
         let all = all.into_iter().chain(&firsts).chain(&layers).cloned();
         let shared = Arc::new(Shared {
-            documents: all.map(|one| (one.path.clone(), one)).collect(),
+            documents: Mutex::new(all.map(|one| (one.path.clone(), one)).collect()),
             ..Shared::default()
         });
         let ca = TestCa::new("origin CA");
@@ -99,6 +124,7 @@ impl Origin {
             addr,
             ca,
             shared,
+            noise,
             manifest,
             warm,
             cold,
@@ -120,8 +146,42 @@ impl Origin {
         asked.len()
     }
 
+    /// Bytes of bodies that were sent since the last [`forget`](Self::forget).
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
+    }
+
+    /// Moves it far away, or back.
+    pub fn is_at(&self, distance: Option<Distance>) {
+        *self.shared.distance() = distance;
+    }
+
+    /// Publishes an image of `count` layers of `len` bytes each.
+    pub fn image(&self, name: &str, count: usize, len: usize) -> Image {
+        // Each begins elsewhere in the same noise, so they share it and have digests of their own.
+        let layer = |n: usize| Document::blob(name, self.noise.slice(n * 4096..n * 4096 + len));
+        let layers: Vec<_> = (1..=count).map(layer).collect();
+        let config = Document::blob(name, self.noise.slice(..2048));
+        let manifest = Document::manifest(name, &config, &layers);
+        for one in layers.iter().chain([&config, &manifest]) {
+            self.publish(one.clone());
+        }
+        Image {
+            manifest,
+            config,
+            layers,
+        }
+    }
+
+    /// Makes `document` an answer.
+    pub fn publish(&self, document: Document) {
+        let mut documents = self.shared.documents.lock().expect("no panic holds it");
+        documents.insert(document.path.clone(), document);
+    }
+
     /// Counts from zero.
     pub fn forget(&self) {
+        self.shared.sent.store(0, Ordering::Relaxed);
         let mut asked = self.shared.asked.lock().expect("no panic under this lock");
         asked.clear();
     }
@@ -135,10 +195,15 @@ impl Origin {
 // === impl Document ===
 
 impl Document {
-    fn blob(bytes: Bytes) -> Self {
-        let digest = content::sha256(&bytes);
+    fn blob(name: &str, bytes: Bytes) -> Self {
+        Self::named(name, &content::sha256(&bytes), bytes)
+    }
+
+    /// A blob that is called `digest`, be that right or not.
+    pub fn named(name: &str, digest: &str, bytes: Bytes) -> Self {
+        let digest = digest.to_owned();
         Self {
-            path: format!("/v2/team/app/blobs/{digest}"),
+            path: format!("/v2/team/{name}/blobs/{digest}"),
             media_type: "application/octet-stream",
             digest,
             bytes,
@@ -146,7 +211,7 @@ impl Document {
     }
 
     /// The tag `latest`.
-    fn manifest(layers: &[Self]) -> Self {
+    fn manifest(name: &str, config: &Self, layers: &[Self]) -> Self {
         let descriptor = |kind: &str, blob: &Self| {
             serde_json::json!({
                 "mediaType": format!("application/vnd.oci.image.{kind}"),
@@ -158,12 +223,12 @@ impl Document {
         let manifest = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": descriptor("config.v1+json", &layers[0]),
-            "layers": layers[1..].iter().map(layer).collect::<Vec<_>>(),
+            "config": descriptor("config.v1+json", config),
+            "layers": layers.iter().map(layer).collect::<Vec<_>>(),
         });
         let bytes = Bytes::from(manifest.to_string());
         Self {
-            path: "/v2/team/app/manifests/latest".into(),
+            path: format!("/v2/team/{name}/manifests/latest"),
             media_type: MANIFEST_TYPE,
             digest: content::sha256(&bytes),
             bytes,
@@ -173,12 +238,19 @@ impl Document {
 
 async fn serve(socket: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     let _ = socket.set_nodelay(true);
+    // The hand shakes of TCP and of TLS.
+    let latency = |shared: &Shared| shared.distance().map_or(Duration::ZERO, |it| it.latency);
+    sleep(latency(&shared) * 2).await;
     let Ok(stream) = acceptor.accept(socket).await else {
         return;
     };
     let service = service_fn(move |request| {
         let answer = shared.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let latency = latency(&shared);
+        async move {
+            sleep(latency).await;
+            Ok::<_, Infallible>(answer)
+        }
     });
     // A client that goes away is its own affair.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -189,7 +261,11 @@ async fn serve(socket: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
 // === impl Shared ===
 
 impl Shared {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Slices> {
+    fn distance(&self) -> std::sync::MutexGuard<'_, Option<Distance>> {
+        self.distance.lock().expect("no panic under this lock")
+    }
+
+    fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Slices> {
         let path = request.uri().path();
         let mut asked = self.asked.lock().expect("no panic under this lock");
         asked.push((request.method().clone(), path.to_owned()));
@@ -198,9 +274,12 @@ impl Shared {
         if self.closes.load(Ordering::Relaxed) {
             answer = answer.header(header::CONNECTION, "close");
         }
-        let Some(document) = self.documents.get(path) else {
+        let documents = self.documents.lock().expect("no panic under this lock");
+        let found = documents.get(path).cloned();
+        drop(documents);
+        let Some(document) = found else {
             let status = if path == "/v2/" { 200 } else { 404 };
-            let answer = answer.status(status).body(Slices(Bytes::new()));
+            let answer = answer.status(status).body(self.slices(Bytes::new()));
             return answer.expect("no header is wrong");
         };
         let len = document.bytes.len();
@@ -221,7 +300,17 @@ impl Shared {
         if request.method() == Method::HEAD {
             bytes.clear();
         }
-        answer.body(Slices(bytes)).expect("no header is wrong")
+        let body = self.slices(bytes);
+        answer.body(body).expect("no header is wrong")
+    }
+
+    fn slices(self: &Arc<Self>, bytes: Bytes) -> Slices {
+        let rate = self.distance().map(|distance| distance.rate);
+        Slices {
+            left: bytes,
+            pace: rate.map(|rate| (rate, Box::pin(sleep(Duration::ZERO)))),
+            shared: Arc::clone(self),
+        }
     }
 }
 
@@ -234,7 +323,12 @@ fn bounds(range: &str, len: usize) -> Option<(usize, usize)> {
 }
 
 /// Bytes that go out in pieces, none of them copied.
-struct Slices(Bytes);
+struct Slices {
+    left: Bytes,
+    /// Bytes a second, and when the next piece may go.
+    pace: Option<(u64, Pin<Box<Sleep>>)>,
+    shared: Arc<Shared>,
+}
 
 // === impl Slices ===
 
@@ -243,24 +337,35 @@ impl Body for Slices {
     type Error = Infallible;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.0.is_empty() {
+        let this = self.get_mut();
+        if this.left.is_empty() {
             return Poll::Ready(None);
         }
-        let len = self.0.len().min(PIECE);
-        let piece = self.0.split_to(len);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let mut len = this.left.len().min(PIECE);
+        if let Some((rate, due)) = &mut this.pace {
+            ready!(due.as_mut().poll(cx));
+            len = len.min(SLOW_PIECE);
+            let next = due.deadline().max(Instant::now() - PACE_SLACK)
+                + Duration::from_secs_f64(len as f64 / *rate as f64);
+            due.set(sleep_until(next));
+        }
+        this.shared.sent.fetch_add(len as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(this.left.split_to(len)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.left.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
+        SizeHint::with_exact(self.left.len() as u64)
     }
 }
 
 const PIECE: usize = 128 << 10;
+const SLOW_PIECE: usize = 32 << 10;
+/// How much a body that was held up may catch up with.
+const PACE_SLACK: Duration = Duration::from_millis(20);

@@ -19,6 +19,13 @@ pub struct Scale {
     pub hosts: usize,
     pub tunnel: usize,
     pub idle: usize,
+    /// Each of the twelve layers of the image that is far away.
+    pub far: usize,
+    /// Clients that want one cold image at once, and the bytes of that.
+    pub crowds: usize,
+    pub wide: usize,
+    /// Objects in caches that grow.
+    pub growth: &'static [u64],
 }
 
 /// Connections that ask for the manifest.
@@ -49,6 +56,10 @@ impl Scale {
             hosts: 2_000,
             tunnel: 1024 * MIB,
             idle: 2_000,
+            far: 16 * MIB,
+            crowds: 200,
+            wide: 1024 * MIB,
+            growth: &[1_000, 100_000, 1_000_000],
         }
     }
 
@@ -66,6 +77,10 @@ impl Scale {
             hosts: 500,
             tunnel: 512 * MIB,
             idle: 500,
+            far: 4 * MIB,
+            crowds: 40,
+            wide: 64 * MIB,
+            growth: &[1_000, 10_000],
         }
     }
 
