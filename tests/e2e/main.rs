@@ -25,6 +25,7 @@ mod private;
 mod pulls;
 mod push;
 mod robot;
+mod slow;
 mod trust;
 mod users;
 mod weather;

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use toml::{Table, Value};
 
@@ -11,6 +13,7 @@ use crate::backend::Backend;
 use crate::gateway::{Gateway, merge};
 use crate::image::{Image, Index};
 use crate::machine::{Machine, Trust};
+use crate::slow::relay;
 use crate::upstream::Upstream;
 
 /// The registries of the world; gateways and machines are made from it and end before it.
@@ -101,6 +104,21 @@ impl World {
     /// A gateway with the defaults of these tests, changed by `changes` (TOML).
     pub fn gateway(&self, changes: &str) -> Gateway {
         Gateway::start(&self.folder("g"), self.config(changes))
+    }
+
+    /// Settings that lead to the upstream's names from afar: `latency` there and back, and so many bytes
+    /// a second for each connection.
+    pub fn far_away(&self, latency: Duration, rate: u64) -> String {
+        let names = self.upstream.resolve();
+        let to = names.values().next().expect("a name");
+        let to = to.parse().expect("an address");
+        let listening = TcpListener::bind("127.0.0.1:0");
+        let listener = self.runtime.block_on(listening).expect("a free port");
+        let from = listener.local_addr().expect("a bound address");
+        self.runtime.spawn(relay(listener, to, latency, rate));
+        let pairs = names.keys().map(|name| format!("{name:?} = \"{from}\""));
+        let pairs: Vec<String> = pairs.collect();
+        format!("[upstream]\nresolve = {{ {} }}\n", pairs.join(", "))
     }
 
     /// The configuration a gateway gets.
