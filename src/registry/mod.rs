@@ -44,7 +44,7 @@ use crate::wire::turns::Turns;
 
 /// The parts of the configuration that decide about answers. Each request brings those it is answered
 /// by, so that a reload in the middle of it changes nothing for it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RegistryRules {
     pub tag_ttl: Duration,
     pub offline_for: Duration,

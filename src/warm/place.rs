@@ -35,7 +35,11 @@ impl Warm {
             Action::Intercept(site) => Ok(Place {
                 written: registry.to_owned(),
                 site,
-                rules,
+                // A pull of the gateway's own asks for all of it anyway, and counts what it fetches.
+                rules: Arc::new(RegistryRules {
+                    lookahead: false,
+                    ..RegistryRules::clone(&rules)
+                }),
                 target,
             }),
             Action::Tunnel => Err(denied(format!("it is tunnelled ({})", verdict.rule))),
