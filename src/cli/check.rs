@@ -83,6 +83,7 @@ impl Check {
                         registry.hosts.iter().map(|host| host.as_str()).collect();
                     text.push_str(&format!("  {:<28} {}\n", registry.name, hosts.join(", ")));
                 }
+                text.push_str(&format!("\n{}\n", downloads(&config)));
                 text.push_str(
                     "\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n",
                 );
@@ -99,6 +100,19 @@ impl Check {
         say(&text);
         Ok(())
     }
+}
+
+/// How blobs come from upstream.
+fn downloads(config: &Config) -> String {
+    let connections = match config.upstream.parallel {
+        1 => "one connection".to_owned(),
+        several => format!("up to {several} connections where one is slow"),
+    };
+    let starts = match config.upstream.lookahead {
+        true => "starts its layers' download",
+        false => "starts no download",
+    };
+    format!("A large blob comes over {connections}; a manifest that passes {starts}.")
 }
 
 /// What would happen to `asked`, and at which addresses.

@@ -253,3 +253,21 @@ async fn an_environment_that_is_no_text_is_no_panic() {
     let output = run(b"PIERHEAD_CACHE__MAX_SIZE", b"\xff");
     assert_eq!(output.status.code(), Some(78), "{output:?}");
 }
+
+#[tokio::test]
+async fn check_says_how_blobs_come_from_upstream() {
+    for (toml, words) in [
+        (
+            "",
+            "up to 4 connections where one is slow; a manifest that passes starts its layers",
+        ),
+        (
+            "[upstream]\nparallel = 1\nlookahead = false",
+            "over one connection; a manifest that passes starts no download",
+        ),
+    ] {
+        let output = check(toml).await;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains(words), "{said}");
+    }
+}
