@@ -39,10 +39,7 @@ pub async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: 
         Method::GET | Method::HEAD | Method::OPTIONS
     );
     if changes && rights == Rights::Look {
-        return refused(
-            StatusCode::FORBIDDEN,
-            "from another machine this listener may only be read; admin.users_file lets people log in to change things",
-        );
+        return refused(StatusCode::FORBIDDEN, READ_ONLY);
     }
     if changes && !is_own_page(request.headers()) {
         return refused(
@@ -123,6 +120,9 @@ fn is_local_name(headers: &HeaderMap) -> bool {
 fn refused(status: StatusCode, message: &str) -> Response {
     Problem::new(status, message).into_response()
 }
+
+/// Why somebody may only look.
+pub const READ_ONLY: &str = "from another machine this listener may only be read; admin.users_file lets people log in to change things and to take images out";
 
 #[cfg(test)]
 mod tests {

@@ -23,18 +23,20 @@ pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse
     json(StatusCode::OK, "{\"status\":\"ready\"}\n".to_owned())
 }
 
-/// OpenMetrics, unless the text format that was before it is asked for and OpenMetrics is not.
+/// OpenMetrics for who asks for it, as Prometheus does; the text format that was before it for everybody
+/// else: a plain `curl` and `promtool` read that one.
 pub(super) async fn metrics(
     State(admin): State<Arc<Admin>>,
     headers: HeaderMap,
 ) -> impl IntoResponse {
-    let accepts = |media: &str| {
-        let mut lines = headers.get_all(header::ACCEPT).iter();
-        lines.any(|line| line.to_str().is_ok_and(|line| line.contains(media)))
-    };
-    let (kind, text) = match accepts("text/plain") && !accepts("application/openmetrics-text") {
-        true => (CLASSIC, admin.metrics.encode_classic()),
-        false => (OPENMETRICS, admin.metrics.encode()),
+    let mut lines = headers.get_all(header::ACCEPT).iter();
+    let asked = lines.any(|line| {
+        line.to_str()
+            .is_ok_and(|line| line.contains("application/openmetrics-text"))
+    });
+    let (kind, text) = match asked {
+        true => (OPENMETRICS, admin.metrics.encode()),
+        false => (CLASSIC, admin.metrics.encode_classic()),
     };
     ([(header::CONTENT_TYPE, kind)], text)
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -36,6 +37,12 @@ pub trait Steering: Send + Sync {
     fn policy(&self) -> Arc<Policy>;
 
     fn ca(&self) -> Ca;
+
+    /// How long a tag of a registry, as people write it, is answered without asking upstream.
+    fn tag_ttl(&self, registry: &str, tag: &str) -> Duration;
+
+    /// Why the configuration that was read last is not in force; `None`: it is.
+    fn refused(&self) -> Option<String>;
 
     /// Addresses of the proxy's listeners as clients name them, `http://…` or `https://…`.
     fn doors(&self) -> Vec<String>;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 
 use super::engine::Engine;
-use super::parts::{ca_config, patience};
+use super::parts::{self, ca_config, patience};
 use super::{LANDING, Unusable};
 use crate::admin::steering::{Ca, Later, ReloadReport, Steering};
 use crate::admin::token::Token;
@@ -61,6 +61,7 @@ impl Directory {
             metrics: engine.metrics.clone(),
             steering: Arc::new(Ashore {
                 policy,
+                tag_ttl: config.cache.tag_ttl,
                 ca: ca.map(|(authority, _)| Ca {
                     fingerprint: authority.fingerprint().to_owned(),
                     pem: authority.certificate_pem().to_owned(),
@@ -95,6 +96,8 @@ impl Directory {
 /// Steers no gateway: none runs.
 struct Ashore {
     policy: Arc<Policy>,
+    /// `cache.tag_ttl`.
+    tag_ttl: Duration,
     ca: Option<Ca>,
 }
 
@@ -110,6 +113,14 @@ impl Steering for Ashore {
             fingerprint: String::new(),
             pem: String::new(),
         })
+    }
+
+    fn tag_ttl(&self, registry: &str, tag: &str) -> Duration {
+        parts::tag_ttl(&self.policy, registry, tag, self.tag_ttl)
+    }
+
+    fn refused(&self) -> Option<String> {
+        None
     }
 
     fn doors(&self) -> Vec<String> {

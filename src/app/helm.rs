@@ -1,8 +1,9 @@
 //! What the admin listener may ask of the whole gateway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Reloader;
+use super::{Reloader, parts};
 use crate::admin::steering::{Ca, Later, ReloadReport, Steering};
 use crate::connect::Gateway;
 use crate::policy::Policy;
@@ -28,6 +29,15 @@ impl Steering for Helm {
             fingerprint: authority.fingerprint().to_string(),
             pem: authority.certificate_pem().to_owned(),
         }
+    }
+
+    fn tag_ttl(&self, registry: &str, tag: &str) -> Duration {
+        let live = self.gateway.live.load();
+        parts::tag_ttl(&live.policy, registry, tag, live.rules.tag_ttl)
+    }
+
+    fn refused(&self) -> Option<String> {
+        self.reloader.refused()
     }
 
     fn doors(&self) -> Vec<String> {

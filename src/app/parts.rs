@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -90,6 +91,17 @@ fn own_tls(roots: &Roots, registry: &Registry, files: &RegistryTls) -> Result<Tl
         anyone: roots.client_config()?,
         known_to,
     })
+}
+
+/// How long a tag of a registry, as people write it, is answered without asking upstream; `default` is
+/// `cache.tag_ttl`.
+pub(super) fn tag_ttl(policy: &Policy, registry: &str, tag: &str, default: Duration) -> Duration {
+    let mut all = policy.registries().iter();
+    let named = all.find(|one| one.name == registry).cloned();
+    match named.or_else(|| policy.registry_for(registry, None)) {
+        Some(registry) => registry.tag_ttl(tag, default),
+        None => default,
+    }
 }
 
 /// How everything beyond is reached.

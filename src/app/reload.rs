@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
 use tokio::task::{AbortHandle, JoinError};
 use tracing::{info, warn};
@@ -35,6 +35,8 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     /// What is in force.
     config: ArcSwap<Config>,
+    /// Why what was read last is not.
+    refused: ArcSwapOption<String>,
     /// Held by the one who changes something.
     turn: tokio::sync::Mutex<Turn>,
 }
@@ -104,6 +106,7 @@ impl Reloader {
             patience,
             metrics: rooms.metrics.clone(),
             config: ArcSwap::from_pointee(config),
+            refused: ArcSwapOption::empty(),
             turn: tokio::sync::Mutex::default(),
         })
     }
@@ -111,6 +114,11 @@ impl Reloader {
     /// The configuration that is in force.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Why the configuration that was read last is not in force; `None`: it is.
+    pub fn refused(&self) -> Option<String> {
+        self.refused.load().as_deref().cloned()
     }
 
     /// Reads the file and the environment anew, and takes what can be taken without a restart. New
@@ -212,6 +220,8 @@ impl Reloader {
 
     fn tell(&self, result: &Result<Report, ReloadError>) {
         self.metrics.reloaded(result.is_ok());
+        let refused = result.as_ref().err().map(ToString::to_string);
+        self.refused.store(refused.map(Arc::new));
         match result {
             Ok(report) => {
                 for warning in &report.warnings {

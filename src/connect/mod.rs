@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tracing::debug;
 
 use self::tunnel::Tunnel;
+use crate::oci::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
 use crate::policy::{Action, Policy, Target, Via};
 use crate::registry::{Answer, Registries, RegistryRules};
 use crate::telemetry::access::{self, Line, Outcome};
@@ -353,6 +354,9 @@ impl Gateway {
                 .live
                 .denied(&line, &answer.reason, &answer.mend);
         }
+        if is_pull(&line, answer.response.headers()) {
+            self.metrics.pulled(&line.registry);
+        }
         let metrics = self.metrics.clone();
         answer
             .response
@@ -369,6 +373,20 @@ impl Live {
         }
         Idle::new(body, self.client_idle, "the client").boxed_unsync()
     }
+}
+
+/// Whether a client is given an image with this: every pull gets one manifest that is an image's, for
+/// its platform, by tag or by digest; asking what a tag stands for and reading an index are none.
+fn is_pull(line: &Line, headers: &HeaderMap) -> bool {
+    let image = |kind: &HeaderValue| {
+        [OCI_MANIFEST, DOCKER_MANIFEST]
+            .iter()
+            .any(|image| kind.as_bytes() == image.as_bytes())
+    };
+    line.status == 200
+        && line.method == Method::GET
+        && line.outcome.is_content()
+        && headers.get(header::CONTENT_TYPE).is_some_and(image)
 }
 
 /// The raw socket of a CONNECT, with what its client sent early.

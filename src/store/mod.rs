@@ -23,6 +23,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -201,6 +202,15 @@ impl Store {
                 let size = file.metadata()?.len();
                 Ok(Some((file, size)))
             }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// When an object came; `None` where there is none.
+    pub fn since(&self, key: &Key) -> io::Result<Option<SystemTime>> {
+        match fs::metadata(self.path(key)) {
+            Ok(meta) => Ok(Some(meta.modified()?)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }

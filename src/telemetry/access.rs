@@ -107,6 +107,14 @@ impl Outcome {
         Self::Error,
     ];
 
+    /// Whether it is content of a registry that went through the rules for it.
+    pub fn is_content(self) -> bool {
+        match self {
+            Self::Hit | Self::Follow | Self::Miss | Self::Revalidated | Self::Stale => true,
+            Self::Relay | Self::Tunnel | Self::Denied | Self::Error => false,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",

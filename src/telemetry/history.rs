@@ -28,6 +28,8 @@ pub struct History {
 pub struct Counts {
     /// Everything that was answered.
     pub requests: u64,
+    /// Images that clients were given.
+    pub pulls: u64,
     /// Answered by the cache: hit, follow, revalidated, stale.
     pub hits: u64,
     /// Fetched for the cache.
@@ -55,6 +57,7 @@ pub struct Bucket {
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicU64,
+    pulls: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
     denials: AtomicU64,
@@ -109,6 +112,12 @@ impl History {
             add(kind, 1);
         }
         add(moved, bytes);
+    }
+
+    /// Counts an image that a client was given.
+    pub fn pulled(&self) {
+        self.turn();
+        add(&self.now.pulls, 1);
     }
 
     /// Counts blob bytes that came from upstream.
@@ -188,6 +197,7 @@ impl Counts {
     fn since(&self, base: &Self) -> Self {
         Self {
             requests: self.requests - base.requests,
+            pulls: self.pulls - base.pulls,
             hits: self.hits - base.hits,
             misses: self.misses - base.misses,
             denials: self.denials - base.denials,
@@ -203,6 +213,7 @@ impl Counts {
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.requests += other.requests;
+        self.pulls += other.pulls;
         self.hits += other.hits;
         self.misses += other.misses;
         self.denials += other.denials;
@@ -222,6 +233,7 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
             requests: read(&self.requests),
+            pulls: read(&self.pulls),
             hits: read(&self.hits),
             misses: read(&self.misses),
             denials: read(&self.denials),
@@ -299,6 +311,7 @@ mod tests {
         history.request(Outcome::Hit, 10);
         history.request(Outcome::Miss, 20);
         history.received(20);
+        history.pulled();
         at(59);
         history.request(Outcome::Denied, 99);
         at(60);
@@ -324,6 +337,7 @@ mod tests {
             ]
         );
         assert_eq!(minutes[1].counts.denials, 1);
+        assert_eq!(minutes[1].counts.pulls, 1);
         assert_eq!(minutes[1].counts.received_bytes, 20);
         assert_eq!(minutes[4].counts.errors, 1);
         assert_eq!(

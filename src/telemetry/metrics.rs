@@ -35,6 +35,7 @@ pub struct Metrics {
     /// What was done in each minute and hour.
     pub history: History,
     requests: Family<RequestLabels, Counter>,
+    pulls: Family<RegistryLabels, Counter>,
     tallies: Mutex<HashMap<Arc<str>, Arc<Tally>>>,
     /// By outcome, in the order of [`Outcome::ALL`].
     served_bytes: [Counter; Outcome::ALL.len()],
@@ -126,6 +127,7 @@ impl Metrics {
             live: Live::new(),
             history: History::new(),
             requests: Family::default(),
+            pulls: Family::default(),
             tallies: Mutex::default(),
             served_bytes: Outcome::ALL.map(|outcome| {
                 let outcome = outcome.as_str();
@@ -172,6 +174,11 @@ impl Metrics {
             "requests",
             "Requests answered, by registry and by outcome (hit, follow, miss, revalidated, stale, relay, tunnel, denied, error)",
             metrics.requests.clone(),
+        );
+        r.register(
+            "pulls",
+            "Images that clients were given: GETs answered with the manifest of an image, not of an index",
+            metrics.pulls.clone(),
         );
         r.register_with_unit(
             "served",
@@ -428,6 +435,12 @@ impl Metrics {
         registry.count(&self.requests, outcome);
         self.served_bytes[outcome as usize].inc_by(bytes);
         self.history.request(outcome, bytes);
+    }
+
+    /// Counts an image that a client was given.
+    pub fn pulled(&self, registry: &Tally) {
+        registry.pulled(&self.pulls);
+        self.history.pulled();
     }
 
     /// Counts blob bytes that came from upstream.

@@ -101,12 +101,14 @@ async fn a_follower_is_counted_while_it_follows() {
 #[tokio::test]
 async fn promtool_finds_nothing_to_complain_about() {
     let (_up, gateway) = used().await;
-    let accept = [("accept", "text/plain;version=0.0.4")];
-    let reply = client::direct(gateway.admin, Method::GET, "/metrics", &accept).await;
-    assert!(reply.header("content-type").starts_with("text/plain"));
-    let text = reply.text().await;
-    let (clean, said) = promtool(&text);
-    assert!(clean, "{said}\n{text}");
+    // What a plain `curl` gets, and who asks for nothing, and who asks for this format.
+    for accept in [&[("accept", "*/*")][..], &[], &[("accept", "text/plain")]] {
+        let reply = client::direct(gateway.admin, Method::GET, "/metrics", accept).await;
+        assert!(reply.header("content-type").starts_with("text/plain"));
+        let text = reply.text().await;
+        let (clean, said) = promtool(&text);
+        assert!(clean, "{accept:?}: {said}\n{text}");
+    }
     let (clean, said) = promtool("# TYPE bad_total gauge\nbad_total 1\n");
     assert!(!clean, "promtool complains of nothing at all: {said}");
 }

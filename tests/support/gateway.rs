@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use hyper::Method;
 use tempfile::TempDir;
 
 use super::{Client, Setup, Upstream, client, logs::Log, within};
@@ -156,9 +157,10 @@ impl Gateway {
         seen.values().sum()
     }
 
-    /// What `/metrics` says.
+    /// What `/metrics` says, in OpenMetrics as Prometheus asks for it.
     pub async fn metrics(&self) -> String {
-        let reply = client::plain(self.admin, "/metrics").await;
+        let accept = [("accept", "application/openmetrics-text;version=1.0.0")];
+        let reply = client::direct(self.admin, Method::GET, "/metrics", &accept).await;
         assert_eq!(reply.status, 200, "metrics");
         reply.text().await
     }

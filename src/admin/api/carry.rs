@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query as Raw, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::pulls::platforms;
 use super::{Admin, Problem, Query};
+use crate::admin::door::{self, Rights};
 use crate::carry::{Export, ImportError, Missing, Root, Wants, import as take_in};
 use crate::oci::name::ImageName;
 use crate::oci::range::Wanted;
@@ -75,12 +76,17 @@ pub struct Refused {
 
 /// Cached images as an OCI image layout in a tar. A transfer that broke goes on with `Range`.
 #[utoipa::path(get, path = "/export", tag = "carry", params(Sending),
-    responses((status = 200, description = "The tar", body = Vec<u8>, content_type = "application/x-tar"), (status = 206, description = "A part of the tar", body = Vec<u8>, content_type = "application/x-tar"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json"), (status = 416, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The tar", body = Vec<u8>, content_type = "application/x-tar"), (status = 206, description = "A part of the tar", body = Vec<u8>, content_type = "application/x-tar"), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 403, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json"), (status = 416, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn export(
     State(admin): State<Arc<Admin>>,
+    Extension(rights): Extension<Rights>,
     Raw(query): Raw<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    // Names and sizes are anybody's who reaches the listener; what is in private images is not.
+    if rights == Rights::Look {
+        return Err(Problem::new(StatusCode::FORBIDDEN, door::READ_ONLY));
+    }
     let mut roots = Vec::new();
     let mut wanted = Vec::new();
     let mut referrers = false;

@@ -1,5 +1,6 @@
 //! What the cache holds: listed, looked into, pinned, removed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,8 +11,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Admin, Body, Problem, Query};
 use crate::cache::catalog::{
-    BlobRow, Filter, ImageDetail, ImageId, ImageRow, PinError, PlatformRow, Removed, RepositoryRow,
+    self, BlobRow, Filter, ImageDetail, ImageId, ImageRow, PinError, PlatformRow, Removed,
+    RepositoryRow,
 };
+use crate::oci::digest::Digest;
 use crate::oci::name::ImageName;
 
 /// What to list.
@@ -56,6 +59,8 @@ pub struct Image {
     cached_size: u64,
     /// Whether the manifest is cached.
     cached: bool,
+    /// Seconds since the epoch when the manifest came; null where it is not cached.
+    since: Option<u64>,
     /// Seconds since the epoch of upstream's last word on the tag.
     confirmed: u64,
     pinned: bool,
@@ -94,11 +99,15 @@ pub struct Detail {
     media_type: String,
     /// Seconds since the epoch; null for an image that was asked for by digest.
     confirmed: Option<u64>,
+    /// Seconds since the epoch when the manifest came.
+    since: Option<u64>,
     pinned: bool,
     /// The images of an index.
     platforms: Vec<Platform>,
     config: Option<Blob>,
     layers: Vec<Blob>,
+    /// What the configuration says; null where it is not cached.
+    about: Option<About>,
     /// The manifest as it is stored.
     #[schema(value_type = Object)]
     manifest: serde_json::Value,
@@ -127,6 +136,47 @@ pub struct Blob {
     cached: bool,
     /// How many other cached manifests refer to it.
     shared_by: u64,
+}
+
+/// What a configuration says of its image. Environment variables are left out.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct About {
+    /// When it was built, as it is written there (RFC 3339).
+    created: Option<String>,
+    platform: String,
+    entrypoint: Vec<String>,
+    command: Vec<String>,
+    user: String,
+    working_directory: String,
+    ports: Vec<String>,
+    labels: BTreeMap<String, String>,
+    /// What made each layer, lowest first.
+    made_by: Vec<String>,
+}
+
+/// A blob by its digest.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Digested {
+    /// `sha256:…`
+    pub digest: String,
+}
+
+/// A blob, and who has it in common.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Shared {
+    /// Bytes.
+    size: Option<u64>,
+    /// Seconds since the epoch when it came, and when it was last used.
+    since: Option<u64>,
+    last_use: Option<u64>,
+    /// Digests of the cached manifests that refer to it.
+    manifests: Vec<String>,
+    /// Images whose tags lead to it, in order.
+    images: Vec<String>,
+    /// There are more of them.
+    more: bool,
 }
 
 /// Whether an image stays whatever happens.
@@ -187,6 +237,16 @@ pub(super) async fn image(
     Ok(Json(found.into()))
 }
 
+/// A cached blob, and the images that share it.
+#[utoipa::path(get, path = "/blob", tag = "images", params(Digested),
+    responses((status = 200, body = Shared), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn blob(
+    State(admin): State<Arc<Admin>>,
+    Query(wanted): Query<Digested>,
+) -> Result<Json<Shared>, Problem> {
+    Ok(Json(admin.shared(&wanted.digest).await?.into()))
+}
+
 /// Forgets an image, pinned or not: its tag, and what no other cached image needs.
 #[utoipa::path(delete, path = "/image", tag = "images", params(Named),
     responses((status = 200, body = Freed), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 403, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json")))]
@@ -216,6 +276,16 @@ impl Admin {
     pub(in crate::admin) fn image_id(&self, name: &str) -> Result<ImageId, Problem> {
         let name: ImageName = name.parse().map_err(Problem::bad)?;
         self.warm.image_id(&name).map_err(Problem::bad)
+    }
+
+    /// A blob that is here, or that something here refers to.
+    pub(in crate::admin) async fn shared(&self, digest: &str) -> Result<catalog::Shared, Problem> {
+        let digest: Digest = digest.parse().map_err(Problem::bad)?;
+        let shared = self.cache.shared(&digest).await;
+        if shared.size.is_none() && shared.manifests.is_empty() {
+            return Err(Problem::not_found(format!("no cached image has {digest}")));
+        }
+        Ok(shared)
     }
 
     pub(in crate::admin) async fn pin(&self, name: &str, pinned: bool) -> Result<(), Problem> {
@@ -277,6 +347,7 @@ impl From<ImageRow> for Image {
             size: row.total_size,
             cached_size: row.cached_size,
             cached: row.cached,
+            since: row.since,
             confirmed: row.confirmed,
             pinned: row.pinned,
         }
@@ -301,10 +372,12 @@ impl From<ImageDetail> for Detail {
             digest: detail.digest.to_string(),
             media_type: detail.media_type,
             confirmed: detail.confirmed,
+            since: detail.since,
             pinned: detail.pinned,
             platforms: detail.platforms.into_iter().map(Platform::from).collect(),
             config: detail.config.map(Blob::from),
             layers: detail.layers.into_iter().map(Blob::from).collect(),
+            about: detail.about.map(About::from),
             manifest: serde_json::from_slice(&detail.bytes).unwrap_or_default(),
         }
     }
@@ -331,6 +404,36 @@ impl From<BlobRow> for Blob {
             size: row.size,
             cached: row.cached,
             shared_by: row.shared_by,
+        }
+    }
+}
+
+impl From<catalog::About> for About {
+    fn from(about: catalog::About) -> Self {
+        Self {
+            created: about.created,
+            platform: about.platform,
+            entrypoint: about.entrypoint,
+            command: about.command,
+            user: about.user,
+            working_directory: about.working_directory,
+            ports: about.ports,
+            labels: about.labels,
+            made_by: about.made_by,
+        }
+    }
+}
+
+impl From<catalog::Shared> for Shared {
+    fn from(shared: catalog::Shared) -> Self {
+        let manifests = shared.manifests.iter();
+        Self {
+            size: shared.size,
+            since: shared.since,
+            last_use: shared.last_use,
+            manifests: manifests.map(ToString::to_string).collect(),
+            images: shared.images,
+            more: shared.more,
         }
     }
 }

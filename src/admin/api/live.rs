@@ -18,10 +18,10 @@ use crate::telemetry::history::Bucket;
 /// What goes on now.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Now {
-    downloads: Vec<Download>,
-    tunnels: Vec<Tunnel>,
+    pub downloads: Vec<Download>,
+    pub tunnels: Vec<Tunnel>,
     /// Lately, the latest first.
-    denials: Vec<Denial>,
+    pub denials: Vec<Denial>,
 }
 
 /// A blob on its way from upstream.
@@ -98,6 +98,8 @@ pub struct Stretch {
     /// Seconds since the epoch of its beginning.
     start: u64,
     requests: u64,
+    /// Images that clients were given.
+    pulls: u64,
     /// Answered by the cache.
     hits: u64,
     misses: u64,
@@ -242,6 +244,7 @@ impl From<Bucket> for Stretch {
         Self {
             start: seconds(bucket.start),
             requests: counts.requests,
+            pulls: counts.pulls,
             hits: counts.hits,
             misses: counts.misses,
             denials: counts.denials,

@@ -129,6 +129,7 @@ fn all() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(images::repositories))
         .routes(routes!(images::image, images::remove))
         .routes(routes!(images::pin))
+        .routes(routes!(images::blob))
         .routes(routes!(pulls::pulls, pulls::start))
         .routes(routes!(pulls::pull))
         .routes(routes!(cache::stats))

@@ -30,12 +30,16 @@ pub struct Status {
     cache_max: u64,
     downloads: usize,
     tunnels: usize,
+    /// Why the configuration that was read last is not in force; null: it is.
+    config_refused: Option<String>,
     /// Since the start.
     requests: u64,
+    /// Images that clients were given.
+    pulls: u64,
     hits: u64,
     /// Of content; null before the first request.
     hit_ratio: Option<f64>,
-    /// Bytes that clients got without upstream sending them.
+    /// Bytes that clients got from the cache, or from a download of another client.
     saved_bytes: u64,
     /// Blob bytes that came from upstream.
     received_bytes: u64,
@@ -146,10 +150,12 @@ impl Admin {
             cache_max,
             downloads: self.cache.flights_under_way(),
             tunnels: self.metrics.live.tunnels().len(),
+            config_refused: self.steering.refused(),
             requests: counted.requests,
+            pulls: counted.pulls,
             hits: counted.hits,
             hit_ratio: counted.hit_ratio(),
-            saved_bytes: counted.cached_bytes.saturating_sub(counted.received_bytes),
+            saved_bytes: counted.cached_bytes,
             received_bytes: counted.received_bytes,
         }
     }

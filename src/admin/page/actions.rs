@@ -9,7 +9,7 @@ use axum::response::Response;
 use maud::html;
 use serde::Deserialize;
 
-use super::{Admin, Failed, back, framed};
+use super::{Admin, Failed, Frame, Said, back};
 use crate::admin::api::Problem;
 use crate::admin::api::pulls::Wanted;
 
@@ -48,7 +48,12 @@ pub async fn pin(
     Form(form): Form<Pin>,
 ) -> Result<Response, Failed> {
     admin.pin(&form.name, form.pinned).await?;
-    Ok(back(&form.back))
+    let said = if form.pinned {
+        Said::Pinned
+    } else {
+        Said::Unpinned
+    };
+    Ok(back(&form.back, said))
 }
 
 pub async fn remove(
@@ -56,7 +61,7 @@ pub async fn remove(
     Form(form): Form<Remove>,
 ) -> Result<Response, Failed> {
     admin.remove(&form.name).await?;
-    Ok(back(&form.back))
+    Ok(back(&form.back, Said::Removed))
 }
 
 pub async fn pull(
@@ -71,7 +76,7 @@ pub async fn pull(
         refresh: form.refresh,
         referrers: false,
     })?;
-    Ok(back(&form.back))
+    Ok(back(&form.back, Said::Pulling))
 }
 
 pub async fn switch(
@@ -80,7 +85,8 @@ pub async fn switch(
 ) -> Result<Response, Failed> {
     let switched = admin.steering.switch(form.registry, form.enabled).await;
     switched.map_err(Problem::not_found)?;
-    Ok(back(&form.back))
+    let said = if form.enabled { Said::On } else { Said::Off };
+    Ok(back(&form.back, said))
 }
 
 pub async fn reload(State(admin): State<Arc<Admin>>) -> Result<Response, Failed> {
@@ -99,5 +105,11 @@ pub async fn reload(State(admin): State<Arc<Admin>>) -> Result<Response, Failed>
         (list("Worth a word", &report.warnings))
         p { a href="/" { "Overview" } }
     };
-    Ok(framed(None, "Configuration", body))
+    let frame = Frame {
+        view: None,
+        title: "Configuration",
+        rights: None,
+        said: None,
+    };
+    Ok(frame.around(body))
 }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::ImageId;
+use super::about::About;
+use super::list::since;
 use crate::cache::Cache;
 use crate::cache::index::TagRecord;
 use crate::cache::index::images::image_name;
@@ -19,6 +21,8 @@ pub struct ImageDetail {
     pub media_type: String,
     /// Seconds since the epoch of upstream's last word; `None` for an image that was asked for by digest.
     pub confirmed: Option<u64>,
+    /// Seconds since the epoch when the manifest came.
+    pub since: Option<u64>,
     pub pinned: bool,
     /// The manifest as it is stored.
     pub bytes: Bytes,
@@ -27,6 +31,8 @@ pub struct ImageDetail {
     /// The configuration, where it is an image.
     pub config: Option<BlobRow>,
     pub layers: Vec<BlobRow>,
+    /// What the configuration says, where it is here.
+    pub about: Option<About>,
 }
 
 /// One image of an index.
@@ -72,6 +78,7 @@ impl Cache {
         let manifest = self.manifest(&digest).await?;
         let bytes = manifest.bytes.clone();
         let (image, own) = (image.clone(), Key::manifest(&digest));
+        let store = self.store.clone();
         let media_type = manifest.media_type.to_string();
         self.read(move |index| {
             let children = Children::parse(&bytes);
@@ -100,6 +107,11 @@ impl Cache {
                 }
             };
             ImageDetail {
+                since: since(&store, &own),
+                about: children
+                    .config
+                    .as_ref()
+                    .and_then(|config| About::read(&store, &config.digest)),
                 pinned: index.pins().is_pinned(&image.name()),
                 image,
                 digest,

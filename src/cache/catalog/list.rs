@@ -2,19 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use super::{Filter, ImageRow, Page, RegistryRow, RepositoryRow, Stats, registry_of};
 use crate::cache::Cache;
 use crate::cache::index::Index;
 use crate::cache::index::images::{Step, TagRow, after, image_name};
 use crate::oci::digest::Digest;
-use crate::store::Key;
+use crate::store::{Key, Store};
 
 impl Cache {
     /// A page of images, by origin, repository and tag.
     pub async fn images(&self, filter: &Filter) -> Page<ImageRow> {
-        let filter = filter.clone();
-        let rows = self.read(move |index| images(index, &filter)).await;
+        let (filter, store) = (filter.clone(), Arc::clone(&self.store));
+        let rows = self
+            .read(move |index| {
+                let mut page = images(index, &filter);
+                for row in &mut page.rows {
+                    complete(index, &store, row);
+                }
+                page
+            })
+            .await;
         rows.unwrap_or(Page {
             rows: Vec::new(),
             next: None,
@@ -34,6 +43,11 @@ impl Cache {
     /// Every registry that something is known of. Looks at every tag.
     pub async fn registries(&self) -> Vec<RegistryRow> {
         self.read(registries).await.unwrap_or_default()
+    }
+
+    /// The origins of images. Looks at one tag of each.
+    pub async fn origins(&self) -> Vec<String> {
+        self.read(origins).await.unwrap_or_default()
     }
 
     /// The cache in numbers. Looks at every tag; blobs are counted, not looked at.
@@ -65,6 +79,12 @@ impl Cache {
     }
 }
 
+/// A text that is looked for, and the name that is looked at: one for all of them.
+struct Search {
+    text: Option<String>,
+    name: String,
+}
+
 /// What sorts rows, and a page's cursor.
 type Place = (String, String, String, String);
 
@@ -73,9 +93,13 @@ fn images(index: &Index, filter: &Filter) -> Page<ImageRow> {
     let begin = filter.begin();
     let mut found: BTreeMap<Place, ImageRow> = BTreeMap::new();
     let mut last: Option<(String, String, String)> = None;
+    let mut search = Search::new(filter);
     index.walk_tags(filter.start(&begin), |row| {
         if let Some(step) = filter.passes_over(row.origin, row.repository) {
             return step;
+        }
+        if !search.finds(row.origin, row.repository, row.tag) {
+            return Step::Next;
         }
         let at = (
             row.origin.to_owned(),
@@ -93,9 +117,7 @@ fn images(index: &Index, filter: &Filter) -> Page<ImageRow> {
             row.record.digest.clone(),
         );
         last = Some(at);
-        if begin.as_ref().is_none_or(|begin| place > *begin)
-            && filter.speaks_of(row.origin, row.repository, row.tag)
-        {
+        if begin.as_ref().is_none_or(|begin| place > *begin) {
             match found.get_mut(&place) {
                 Some(known) => known.confirmed = known.confirmed.max(row.record.confirmed),
                 None => drop(found.insert(place, row_of(&row))),
@@ -111,8 +133,7 @@ fn images(index: &Index, filter: &Filter) -> Page<ImageRow> {
     let more = found.len() > limit;
     let mut rows: Vec<ImageRow> = Vec::new();
     let mut next = None;
-    for (place, mut row) in found.into_iter().take(limit) {
-        complete(index, &mut row);
+    for (place, row) in found.into_iter().take(limit) {
         next = Some(cursor(&place));
         rows.push(row);
     }
@@ -134,6 +155,7 @@ fn row_of(row: &TagRow<'_>) -> ImageRow {
         total_size: 0,
         cached_size: 0,
         cached: false,
+        since: None,
         confirmed: row.record.confirmed,
         pinned: false,
     }
@@ -142,6 +164,7 @@ fn row_of(row: &TagRow<'_>) -> ImageRow {
 /// No tag leads to them.
 fn pinned_by_digest(index: &Index, filter: &Filter) -> Vec<(Place, ImageRow)> {
     let mut found = Vec::new();
+    let mut search = Search::new(filter);
     for name in index.pins().names() {
         let mut parts = name.split('\n');
         let (Some(origin), Some(repository), Some(digest)) =
@@ -151,7 +174,7 @@ fn pinned_by_digest(index: &Index, filter: &Filter) -> Vec<(Place, ImageRow)> {
         };
         if !digest.contains(':')
             || filter.passes_over(origin, repository).is_some()
-            || !filter.speaks_of(origin, repository, digest)
+            || !search.finds(origin, repository, digest)
         {
             continue;
         }
@@ -179,6 +202,7 @@ fn pinned_by_digest(index: &Index, filter: &Filter) -> Vec<(Place, ImageRow)> {
             total_size: 0,
             cached_size: 0,
             cached: false,
+            since: None,
             confirmed: 0,
             pinned: true,
         };
@@ -188,13 +212,16 @@ fn pinned_by_digest(index: &Index, filter: &Filter) -> Vec<(Place, ImageRow)> {
 }
 
 /// What is looked up only for the rows of a page.
-fn complete(index: &Index, row: &mut ImageRow) {
+fn complete(index: &Index, store: &Store, row: &mut ImageRow) {
     let reference = row.tag.as_deref().unwrap_or(&row.digest);
     let name = image_name(&row.origin, &row.repository, reference);
     row.pinned = index.pins().is_pinned(&name);
     if let Ok(digest) = row.digest.parse::<Digest>() {
         let key = Key::manifest(&digest);
         row.cached = index.object(&key).is_some();
+        if row.cached {
+            row.since = since(store, &key);
+        }
         (row.total_size, row.cached_size) = index.weigh(&key);
     }
 }
@@ -209,6 +236,7 @@ fn repositories(index: &Index, filter: &Filter) -> Page<RepositoryRow> {
     };
     let mut found: BTreeMap<(String, String), RepositoryRow> = BTreeMap::new();
     let mut last_tag = String::new();
+    let mut search = Search::new(filter);
     let add = |found: &mut BTreeMap<_, RepositoryRow>, at: &(String, String)| {
         found.entry(at.clone()).or_insert_with(|| RepositoryRow {
             origin: at.0.clone(),
@@ -223,7 +251,7 @@ fn repositories(index: &Index, filter: &Filter) -> Page<RepositoryRow> {
             return step;
         }
         let at = (row.origin.to_owned(), row.repository.to_owned());
-        if !begins(&at) || !filter.speaks_of(row.origin, row.repository, "") {
+        if !begins(&at) || !search.finds(row.origin, row.repository, "") {
             return Step::Seek(after(&format!("{}\n{}", row.origin, row.repository)));
         }
         if !found.contains_key(&at) {
@@ -249,7 +277,7 @@ fn repositories(index: &Index, filter: &Filter) -> Page<RepositoryRow> {
         let at = (origin.to_owned(), repository.to_owned());
         if !begins(&at)
             || filter.passes_over(origin, repository).is_some()
-            || !filter.speaks_of(origin, repository, "")
+            || !search.finds(origin, repository, "")
         {
             continue;
         }
@@ -270,6 +298,22 @@ fn repositories(index: &Index, filter: &Filter) -> Page<RepositoryRow> {
         ))
     });
     Page { rows, next }
+}
+
+/// Seconds since the epoch when an object came.
+pub(super) fn since(store: &Store, key: &Key) -> Option<u64> {
+    let since = store.since(key).ok()??;
+    let since = since.duration_since(UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
+}
+
+fn origins(index: &Index) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    index.walk_tags(String::new(), |row| {
+        found.push(row.origin.to_owned());
+        Step::Seek(after(row.origin))
+    });
+    found
 }
 
 fn registries(index: &Index) -> Vec<RegistryRow> {
@@ -340,12 +384,29 @@ impl Filter {
             _ => None,
         }
     }
+}
 
-    fn speaks_of(&self, origin: &str, repository: &str, tag: &str) -> bool {
-        self.text.as_ref().is_none_or(|text| {
-            let name = format!("{}/{repository}:{tag}", registry_of(origin)).to_lowercase();
-            name.contains(&text.to_lowercase())
-        })
+// === impl Search ===
+
+impl Search {
+    fn new(filter: &Filter) -> Self {
+        Self {
+            text: filter.text.as_ref().map(|text| text.to_lowercase()),
+            name: String::new(),
+        }
+    }
+
+    /// Whether the text is somewhere in `registry/repository:tag`. Letters beyond ASCII are in no name.
+    fn finds(&mut self, origin: &str, repository: &str, tag: &str) -> bool {
+        let Some(text) = &self.text else {
+            return true;
+        };
+        self.name.clear();
+        for part in [registry_of(origin), "/", repository, ":", tag] {
+            self.name.push_str(part);
+        }
+        self.name.make_ascii_lowercase();
+        self.name.contains(text.as_str())
     }
 }
 

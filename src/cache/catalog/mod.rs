@@ -3,15 +3,19 @@
 //! Everything here is the operator's view: it asks no upstream and no proof of access. Lists are read
 //! from the index in ranges, a page at a time, and never by loading what is listed.
 
+mod about;
 mod detail;
 mod image;
 mod list;
 mod remove;
+mod shared;
 mod verify;
 
+pub use self::about::About;
 pub use self::detail::{BlobRow, ImageDetail, PlatformRow};
 pub use self::image::{ImageId, ImportError, PinError};
 pub use self::remove::Removed;
+pub use self::shared::Shared;
 pub use self::verify::{Checked, Verified};
 
 /// What to list. Everything that is `None` is not asked for.
@@ -57,6 +61,8 @@ pub struct ImageRow {
     pub cached_size: u64,
     /// Whether the manifest is here.
     pub cached: bool,
+    /// Seconds since the epoch when the manifest came; `None` where it is not here.
+    pub since: Option<u64>,
     /// Seconds since the epoch of upstream's last word on the tag.
     pub confirmed: u64,
     pub pinned: bool,

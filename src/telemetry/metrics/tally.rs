@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use super::super::access::Outcome;
-use super::RequestLabels;
+use super::{RegistryLabels, RequestLabels};
 
 /// The requests of one registry, by outcome.
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ pub struct Tally {
     registry: Arc<str>,
     /// In the order of [`Outcome::ALL`]; a counter is there from its first request on.
     counters: [OnceLock<Counter>; Outcome::ALL.len()],
+    pulls: OnceLock<Counter>,
 }
 
 // === impl Tally ===
@@ -32,6 +33,16 @@ impl Tally {
             family.get_or_create_owned(&RequestLabels {
                 registry: self.registry.to_string(),
                 outcome: outcome.as_str(),
+            })
+        });
+        counter.inc();
+    }
+
+    /// Counts an image that a client was given.
+    pub(super) fn pulled(&self, family: &Family<RegistryLabels, Counter>) {
+        let counter = self.pulls.get_or_init(|| {
+            family.get_or_create_owned(&RegistryLabels {
+                registry: self.registry.to_string(),
             })
         });
         counter.inc();
