@@ -63,8 +63,9 @@ async fn rights(
     if bearer.is_some_and(|token| admin.token.is(token)) {
         return Ok(Rights::Change);
     }
-    if admin.users.asked() {
-        return match admin.users.verify(sent).await {
+    let users = admin.users.load_full();
+    if users.asked() {
+        return match users.verify(sent).await {
             Ok(_) => Ok(Rights::Change),
             Err(_) => {
                 let mut answer = refused(

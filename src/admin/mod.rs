@@ -46,7 +46,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub steering: Arc<dyn Steering>,
     /// `admin.users_file`.
-    pub users: Arc<Users>,
+    pub users: Arc<ArcSwap<Users>>,
     pub token: Token,
     pub drain: Drain,
     /// Seconds since the epoch.
@@ -61,7 +61,7 @@ pub struct Parts {
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<Metrics>,
     pub steering: Arc<dyn Steering>,
-    pub users: Arc<Users>,
+    pub users: Arc<ArcSwap<Users>>,
     pub token: Token,
     pub drain: Drain,
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::io::DuplexStream;
 
 use super::engine::Engine;
@@ -68,7 +69,9 @@ impl Directory {
                 }),
             }),
             // Nobody but this process can ask.
-            users: Arc::new(Users::open(None, engine.metrics).map_err(Unusable::new)?),
+            users: Arc::new(ArcSwap::from_pointee(
+                Users::open(None, engine.metrics).map_err(Unusable::new)?,
+            )),
             token: Token::new()?,
             drain: drain.clone(),
         });

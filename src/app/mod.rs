@@ -41,7 +41,6 @@ use crate::listen::{self, Clients, Door};
 use crate::telemetry::metrics::Metrics;
 pub use crate::upstream::parent::Parent;
 use crate::users::Users;
-use crate::warm::{PrefetchConfig, Warm};
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
 
@@ -49,8 +48,6 @@ use crate::wire::pace::Patience;
 pub struct App {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
-    warm: Arc<Warm>,
-    prefetch: Vec<PrefetchConfig>,
     doors: Vec<Door>,
     admin: Option<TcpListener>,
     patience: Arc<ArcSwap<Patience>>,
@@ -128,7 +125,7 @@ impl App {
         };
         let patience = Arc::new(ArcSwap::from_pointee(patience(&config)));
         let clients = Clients::new(config.limits.connections_per_client);
-        let users = admin_users(&config, &rooms)?;
+        let users = Arc::new(ArcSwap::from_pointee(admin_users(&config, &rooms)?));
         let token = Token::new()?;
         if let Some(address) = address {
             let dir = &config.cache.dir;
@@ -136,9 +133,14 @@ impl App {
                 .leave(dir, &address.to_string())
                 .with_context(|| format!("the cache directory {}", dir.display()))?;
         }
-        let prefetch = config.prefetch.clone();
         config.listen = asked;
-        let reloader = Reloader::new(config, &rooms, clients.clone(), patience.clone());
+        let reloader = Reloader::new(
+            config,
+            &rooms,
+            users.clone(),
+            clients.clone(),
+            patience.clone(),
+        );
         let drain = Drain::default();
         let board = Admin::new(admin::Parts {
             cache: rooms.cache.clone(),
@@ -150,15 +152,13 @@ impl App {
                 reloader: reloader.clone(),
                 doors: named,
             }),
-            users: Arc::new(users),
+            users,
             token,
             drain: drain.clone(),
         });
         Ok(Self {
             gateway: rooms.gateway,
             cache: rooms.cache,
-            warm: rooms.warm,
-            prefetch,
             doors,
             admin,
             patience,
@@ -194,7 +194,7 @@ impl App {
         let gateway = self.gateway.clone();
         let offline_for = move || gateway.live.load().rules.offline_for;
         tokio::spawn(self.cache.clone().keep_house(offline_for));
-        self.reloader.follow_users().await;
+        self.reloader.begin().await;
         if let Some(watch) = self.watch {
             tokio::spawn(watch.run(self.reloader.clone()));
         }
@@ -205,9 +205,6 @@ impl App {
                 let _ = reloader.reload().await;
             }
         });
-        for (at, entry) in self.prefetch.into_iter().enumerate() {
-            tokio::spawn(self.warm.clone().keep_warm(at + 1, entry));
-        }
         tokio::spawn(service::watchdog(self.cache.clone()));
         for door in self.doors {
             tokio::spawn(listen::accept(
@@ -220,7 +217,6 @@ impl App {
             ));
         }
         if let Some(listener) = self.admin {
-            tokio::spawn(self.board.users.clone().follow());
             tokio::spawn(admin::serve(listener, self.board, self.patience.clone()));
         }
         service::ready();

@@ -2,11 +2,13 @@
 //! file that is wrong anywhere changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::Serialize;
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::parts::{self, Unusable};
@@ -23,6 +25,7 @@ use crate::tls::Authority;
 use crate::upstream::Way;
 use crate::upstream::credentials::Credentials;
 use crate::users::{Fresh, Users};
+use crate::warm::{PrefetchConfig, Warm};
 use crate::wire::pace::Patience;
 
 /// Takes a changed configuration into a running gateway.
@@ -30,6 +33,9 @@ use crate::wire::pace::Patience;
 pub struct Reloader {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
+    warm: Arc<Warm>,
+    /// `admin.users_file`.
+    admin_users: Arc<ArcSwap<Users>>,
     clients: Arc<Clients>,
     patience: Arc<ArcSwap<Patience>>,
     metrics: Arc<Metrics>,
@@ -74,8 +80,11 @@ pub struct NoSuchRegistry(pub String);
 
 #[derive(Debug, Default)]
 struct Turn {
-    /// Reads the users file when it changes.
-    following: Option<AbortHandle>,
+    /// Read the users files when they change.
+    following: Option<AbortOnDropHandle<()>>,
+    following_admins: Option<AbortOnDropHandle<()>>,
+    /// What keeps each entry of `[[prefetch]]` warm.
+    warming: Vec<(PrefetchConfig, AbortOnDropHandle<()>)>,
     /// Registries that were switched since the file was read.
     switched: BTreeMap<String, bool>,
 }
@@ -85,6 +94,7 @@ struct Prepared {
     config: Config,
     live: Live,
     users: Option<Fresh>,
+    admins: (Arc<Users>, Option<Fresh>),
     way: Option<Way>,
     authority: Option<Authority>,
     report: Report,
@@ -96,12 +106,15 @@ impl Reloader {
     pub(super) fn new(
         config: Config,
         rooms: &Rooms,
+        admin_users: Arc<ArcSwap<Users>>,
         clients: Arc<Clients>,
         patience: Arc<ArcSwap<Patience>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             gateway: rooms.gateway.clone(),
             cache: rooms.cache.clone(),
+            warm: rooms.warm.clone(),
+            admin_users,
             clients,
             patience,
             metrics: rooms.metrics.clone(),
@@ -162,14 +175,18 @@ impl Reloader {
         Ok(told)
     }
 
-    /// Begins to follow the users file.
-    pub(super) async fn follow_users(&self) {
-        self.follow(&mut *self.turn.lock().await);
+    /// Begins what goes on beside requests: to follow the users files, to keep images warm.
+    pub(super) async fn begin(&self) {
+        let mut turn = self.turn.lock().await;
+        turn.following = Some(follow(self.gateway.live.load().users.clone()));
+        turn.following_admins = Some(follow(self.admin_users.load_full()));
+        self.keep_warm(&mut turn, &self.config().prefetch);
     }
 
     async fn attempt(&self, turn: &mut Turn) -> Result<Report, ReloadError> {
         let (running, gateway) = (self.config(), self.gateway.clone());
-        let preparing = tokio::task::spawn_blocking(move || prepare(&running, &gateway));
+        let admins = self.admin_users.load_full();
+        let preparing = tokio::task::spawn_blocking(move || prepare(&running, &gateway, &admins));
         let mut prepared = preparing.await??;
         for (registry, enabled) in std::mem::take(&mut turn.switched) {
             let state = if enabled { "on" } else { "off" };
@@ -201,20 +218,45 @@ impl Reloader {
         }
         self.gateway.live.store(Arc::new(live));
         if others {
-            self.follow(turn);
+            turn.following = Some(follow(self.gateway.live.load().users.clone()));
         }
         self.cache.download_over(config.upstream.parallel);
+        let (admins, fresh) = prepared.admins;
+        if let Some(fresh) = fresh {
+            admins.take(fresh);
+        }
+        if !Arc::ptr_eq(&admins, &self.admin_users.load()) {
+            self.admin_users.store(admins.clone());
+            turn.following_admins = Some(follow(admins));
+        }
+        self.keep_warm(turn, &config.prefetch);
         // To make room takes a while, and nobody has to wait for it.
         let (cache, bounds) = (self.cache.clone(), parts::bounds(&config));
         tokio::spawn(async move { cache.keep_within(bounds).await });
         self.config.store(Arc::new(config));
     }
 
-    fn follow(&self, turn: &mut Turn) {
-        let users = self.gateway.live.load().users.clone();
-        let following = tokio::spawn(users.follow()).abort_handle();
-        if let Some(before) = turn.following.replace(following) {
-            before.abort();
+    /// Begins what is not kept warm yet and ends what is not to be any more. An entry that stands where
+    /// it stood goes on; a download that another one began goes on, too, for whoever follows it.
+    fn keep_warm(&self, turn: &mut Turn, entries: &[PrefetchConfig]) {
+        for gone in entries.len()..turn.warming.len() {
+            self.metrics.not_prefetched(gone + 1);
+        }
+        turn.warming.truncate(entries.len());
+        for (at, entry) in entries.iter().enumerate() {
+            let before = turn.warming.get(at);
+            if before.is_some_and(|(same, _)| same == entry) {
+                continue;
+            }
+            let warming = self.warm.clone().keep_warm(at + 1, entry.clone());
+            let warming = (entry.clone(), AbortOnDropHandle::new(tokio::spawn(warming)));
+            match turn.warming.get_mut(at) {
+                Some(before) => {
+                    self.metrics.not_prefetched(at + 1);
+                    *before = warming;
+                }
+                None => turn.warming.push(warming),
+            }
         }
     }
 
@@ -246,9 +288,17 @@ impl Reloader {
     }
 }
 
+fn follow(users: Arc<Users>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(users.follow()))
+}
+
 /// Builds everything that `running` cannot keep. Blocking. What is written, the CA's certificate, comes
 /// last.
-fn prepare(running: &Config, gateway: &Gateway) -> Result<Prepared, ReloadError> {
+fn prepare(
+    running: &Config,
+    gateway: &Gateway,
+    admins: &Arc<Users>,
+) -> Result<Prepared, ReloadError> {
     let written = running.load_again()?;
     let changes = running.changes(&written);
     let (needs_restart, changed): (Vec<_>, Vec<_>) =
@@ -268,14 +318,8 @@ fn prepare(running: &Config, gateway: &Gateway) -> Result<Prepared, ReloadError>
     );
     let (way, warnings) = way(running, &config, &policy, gateway)?;
     report.warnings.extend(warnings);
-    let (users, fresh) = if before.users.file() == config.users_file.as_deref() {
-        let fresh = before.users.read_again().map_err(Unusable::new);
-        (before.users.clone(), fresh.map_err(anyhow::Error::from)?)
-    } else {
-        let metrics = gateway.metrics.clone();
-        let users = Users::open(config.users_file.as_deref(), metrics).map_err(Unusable::new);
-        (Arc::new(users.map_err(anyhow::Error::from)?), None)
-    };
+    let (users, fresh) = users(&before.users, config.users_file.as_deref(), gateway)?;
+    let admins = self::users(admins, config.admin_users_file.as_deref(), gateway)?;
     match &fresh {
         Some(fresh) => report
             .warnings
@@ -296,10 +340,25 @@ fn prepare(running: &Config, gateway: &Gateway) -> Result<Prepared, ReloadError>
         },
         config,
         users: fresh,
+        admins,
         way,
         authority,
         report,
     })
+}
+
+/// The users of `file`: those of before with what to take into them, or others.
+fn users(
+    before: &Arc<Users>,
+    file: Option<&Path>,
+    gateway: &Gateway,
+) -> Result<(Arc<Users>, Option<Fresh>), ReloadError> {
+    if before.file() == file {
+        let fresh = before.read_again().map_err(Unusable::new);
+        return Ok((before.clone(), fresh.map_err(anyhow::Error::from)?));
+    }
+    let users = Users::open(file, gateway.metrics.clone()).map_err(Unusable::new);
+    Ok((Arc::new(users.map_err(anyhow::Error::from)?), None))
 }
 
 /// Another way upstream, where something about it changed: the connections that wait in the old one's
@@ -387,7 +446,9 @@ mod tests {
         let rooms = Rooms::build(&config).await.unwrap();
         let clients = Clients::new(config.limits.connections_per_client);
         let patience = Arc::new(ArcSwap::from_pointee(parts::patience(&config)));
-        Reloader::new(config, &rooms, clients, patience)
+        let admins = Users::open(None, rooms.metrics.clone()).unwrap();
+        let admins = Arc::new(ArcSwap::from_pointee(admins));
+        Reloader::new(config, &rooms, admins, clients, patience)
     }
 
     fn enabled(reloader: &Reloader, name: &str) -> bool {

@@ -40,8 +40,6 @@ impl Config {
         self.ca = running.ca.clone();
         self.cache.dir = running.cache.dir.clone();
         self.log.format = running.log.format;
-        self.admin_users_file.clone_from(&running.admin_users_file);
-        self.prefetch.clone_from(&running.prefetch);
         self
     }
 }
@@ -127,7 +125,7 @@ const ROWS: &[Row] = &[
     row!(Reload "upstream.parallel" upstream.parallel),
     row!(Reload "upstream.lookahead" upstream.lookahead),
     row!(Reload "policy.default" policy.default),
-    row!(Restart "admin.users_file" admin_users_file),
+    row!(Reload "admin.users_file" admin_users_file),
     row!(Reload "policy.users_file" users_file),
     row!(Reload "policy.rule" policy.rules),
     row!(Reload "limits.client_headers" limits.client_headers),
@@ -137,7 +135,7 @@ const ROWS: &[Row] = &[
     row!(Reload "limits.drain" limits.drain),
     row!(Reload "limits.connections_per_client" limits.connections_per_client),
     row!(Reload "limits.manifest_size" limits.manifest_size),
-    row!(Restart "prefetch" prefetch),
+    row!(Reload "prefetch" prefetch),
     row!(Restart "log.format" log.format),
     row!(Reload "log.level" log.level),
 ];

@@ -540,6 +540,15 @@ impl Metrics {
             .set(i64::try_from(at).unwrap_or(i64::MAX));
     }
 
+    /// The entry is another one from here on, or gone.
+    pub fn not_prefetched(&self, entry: usize) {
+        let entry = EntryLabels {
+            entry: entry as u64,
+        };
+        self.prefetch_failures.remove(&entry);
+        self.prefetch_last_success.remove(&entry);
+    }
+
     pub fn handshake(&self, result: &str) {
         self.handshakes
             .get_or_create(&ResultLabels {

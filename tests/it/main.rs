@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod admin;
 mod architecture;
 mod catalog;
 mod commands;

@@ -127,3 +127,51 @@ async fn what_cannot_be_prefetched_is_told_once_and_counted() {
         "{metrics}"
     );
 }
+
+#[tokio::test]
+async fn what_is_kept_warm_changes_with_a_reload() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let (one, two) = (repo.image("one", 81, &[10]), repo.image("two", 82, &[10]));
+    let every = |tag: &str| {
+        prefetch(&format!(
+            "images = [\"registry.test/app:{tag}\"]\ninterval = \"1s\""
+        ))
+    };
+    let asked = |tag: &'static str| {
+        let path = format!("/manifests/{tag}");
+        move |seen: &[crate::support::upstream::Seen]| {
+            seen.iter().filter(|one| one.path.ends_with(&path)).count()
+        }
+    };
+    let mut gateway = Gateway::before(&up).more(&every("one")).start().await;
+    prefetched(&gateway, &one.manifest.digest).await;
+    // The first entry stays where it is, and goes on; the second comes.
+    let line = gateway.reload_as(|setup| setup.more(&every("two"))).await;
+    assert!(line.contains("prefetch"), "{line}");
+    prefetched(&gateway, &two.manifest.digest).await;
+    let (one, two) = (asked("one"), asked("two"));
+    let so_far = one(&up.seen());
+    up.until(|seen| one(seen) > so_far).await;
+    let metrics = gateway.metrics().await;
+    let success = "pierhead_prefetch_last_success_timestamp_seconds";
+    assert!(
+        metrics.contains(&format!("{success}{{entry=\"2\"}}")),
+        "{metrics}"
+    );
+
+    // What is taken out is asked for no more: the other one has its turns meanwhile.
+    gateway
+        .reload_as(|setup| setup.no_more().more(&every("two")))
+        .await;
+    let now = two(&up.seen());
+    up.until(|seen| two(seen) > now).await;
+    let before = up.seen();
+    up.until(|seen| two(seen) > two(&before) + 1).await;
+    assert_eq!(one(&up.seen()), one(&before));
+    let metrics = gateway.metrics().await;
+    assert!(
+        !metrics.contains(&format!("{success}{{entry=\"2\"}}")),
+        "{metrics}"
+    );
+}

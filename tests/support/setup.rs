@@ -57,6 +57,12 @@ impl Setup {
         self
     }
 
+    /// Takes everything that `more` added out.
+    pub fn no_more(mut self) -> Self {
+        self.more.clear();
+        self
+    }
+
     /// A fixed address for a host.
     pub fn resolve(mut self, host: &str, addr: SocketAddr) -> Self {
         self.resolve.insert(host.to_owned(), addr);
