@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::directory::Directory;
@@ -39,6 +40,8 @@ use crate::config::Config;
 use crate::connect::Gateway;
 use crate::listen::{self, Clients, Door};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::{Exporter, Queue};
+use crate::tls::Roots;
 pub use crate::upstream::parent::Parent;
 use crate::users::Users;
 use crate::wire::drain::Drain;
@@ -55,6 +58,7 @@ pub struct App {
     reloader: Arc<Reloader>,
     watch: Option<Watch>,
     signals: Signals,
+    exporter: Option<Exporter>,
     drain: Drain,
     board: Arc<Admin>,
     metrics: Arc<Metrics>,
@@ -141,6 +145,7 @@ impl App {
             clients.clone(),
             patience.clone(),
         );
+        let exporter = exporter(&reloader.config(), &rooms.metrics)?;
         let drain = Drain::default();
         let board = Admin::new(admin::Parts {
             cache: rooms.cache.clone(),
@@ -166,6 +171,7 @@ impl App {
             reloader,
             watch,
             signals,
+            exporter,
             drain,
             board,
             metrics: rooms.metrics,
@@ -183,8 +189,22 @@ impl App {
         self.reloader.clone()
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains.
-    pub async fn run(self) -> anyhow::Result<()> {
+    /// Serves until SIGTERM or SIGINT, then drains. `spans` go to the collector, the last of them at the
+    /// end.
+    pub async fn run(mut self, spans: Option<Queue>) -> anyhow::Result<()> {
+        let end = CancellationToken::new();
+        let exporter = self.exporter.take().zip(spans);
+        let exporting =
+            exporter.map(|(exporter, queue)| tokio::spawn(exporter.run(queue, end.clone())));
+        self.serve().await?;
+        end.cancel();
+        if let Some(exporting) = exporting {
+            let _ = tokio::time::timeout(LANDING, exporting).await;
+        }
+        Ok(())
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
         let Signals {
             mut terminate,
             mut interrupt,
@@ -266,6 +286,17 @@ fn doors_of(listening: &Listening<'_>) -> anyhow::Result<Vec<String>> {
         });
     }
     Ok(doors)
+}
+
+/// What tells `log.otlp` of spans; trusts whom upstreams are verified by.
+fn exporter(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Exporter>> {
+    let Some(collector) = &config.log.otlp else {
+        return Ok(None);
+    };
+    let ca_file = config.upstream.ca_file.as_deref();
+    let (roots, _told_already) = Roots::load(ca_file).map_err(Unusable::new)?;
+    let tls = roots.client_config().map_err(Unusable::new)?;
+    Ok(Exporter::new(collector, tls, metrics.clone()))
 }
 
 /// `admin.users_file`.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use self::flight::{DownloadView, Flight};
 use self::index::Index;
@@ -34,6 +34,7 @@ use crate::oci::manifest::Children;
 pub use crate::store::StoreError;
 use crate::store::{Key, Kind, Partial, Spool, Store};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans;
 use crate::wire::turns::Turns;
 
 /// `[cache]`, as far as the bytes are concerned.
@@ -324,7 +325,8 @@ impl Cache {
         let flight = Flight::new(digest.clone(), member, source, self.metrics.clone());
         flights.insert(digest.clone(), flight.clone());
         drop(flights);
-        tokio::spawn(self.clone().run_download(flight.clone()));
+        let span = info_span!(target: spans::TARGET, "download", pierhead.digest = %digest);
+        tokio::spawn(self.clone().run_download(flight.clone()).instrument(span));
         (flight, true)
     }
 

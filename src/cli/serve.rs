@@ -8,7 +8,7 @@ use super::{load, say};
 use crate::app::App;
 use crate::app::service::Sockets;
 use crate::config::LogFormat;
-use crate::telemetry::log;
+use crate::telemetry::{log, spans};
 
 /// Run the gateway.
 #[derive(FromArgs, ArgsInfo, Debug)]
@@ -24,9 +24,17 @@ pub struct Serve {
 impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let config = load(self.config.as_deref())?;
+        let (spans, queue) = match config.log.otlp {
+            Some(_) => {
+                let (spans, queue) = spans::channel();
+                (Some(spans), Some(queue))
+            }
+            None => (None, None),
+        };
         let _log = log::init(
             config.log.format == LogFormat::Json,
             config.log.level.as_str(),
+            spans,
         );
         let sockets = Sockets::take()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -35,7 +43,7 @@ impl Serve {
         let result = runtime.block_on(async {
             let app = App::build(config, sockets).await?;
             say(app.summary());
-            app.run().await
+            app.run(queue).await
         });
         // What is left after the drain is cut here, not waited for.
         runtime.shutdown_background();

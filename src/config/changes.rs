@@ -40,6 +40,7 @@ impl Config {
         self.ca = running.ca.clone();
         self.cache.dir = running.cache.dir.clone();
         self.log.format = running.log.format;
+        self.log.otlp.clone_from(&running.log.otlp);
         self
     }
 }
@@ -138,6 +139,7 @@ const ROWS: &[Row] = &[
     row!(Reload "prefetch" prefetch),
     row!(Restart "log.format" log.format),
     row!(Reload "log.level" log.level),
+    row!(Restart "log.otlp" log.otlp),
 ];
 
 type SameEntry = fn(&RegistryConfig, &RegistryConfig) -> bool;
@@ -260,6 +262,7 @@ mod tests {
         ("prefetch", "[{ images = [\"alpine\"] }]"),
         ("log.format", "\"json\""),
         ("log.level", "\"debug\""),
+        ("log.otlp", "\"http://collector:4318\""),
         ("registry", "[{ host = \"a.test\" }]"),
     ];
 

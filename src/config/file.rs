@@ -133,6 +133,7 @@ pub struct Limits {
 pub struct Log {
     pub format: super::LogFormat,
     pub level: super::LogLevel,
+    pub otlp: Maybe<Url>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -89,6 +89,7 @@ pub const KEYS: &[Key] = &[
     key("limits.manifest_size", Kind::Value, "\"4MiB\""),
     key("log.format", Kind::Text, "\"text\""),
     key("log.level", Kind::Text, "\"info\""),
+    key("log.otlp", Kind::Text, "\"http://collector:4318\""),
     key("registry", Kind::Table, "[{ host = \"registry.example\" }]"),
     key("registry.host", Kind::Text, "\"registry.example\""),
     key("registry.ports", Kind::List, "[443]"),
@@ -225,7 +226,10 @@ mod tests {
         assert_eq!(hint("registries"), "the nearest is `registry`");
         assert_eq!(hint("max_size"), "the nearest is `cache.max_size`");
         assert_eq!(hint("cache.ca_file"), "the nearest is `upstream.ca_file`");
-        assert_eq!(hint("log.zzzzzzzzzzzz"), "here may stand format, level");
+        assert_eq!(
+            hint("log.zzzzzzzzzzzz"),
+            "here may stand format, level, otlp"
+        );
     }
 
     /// serde names the fields it knows when it meets one it does not.

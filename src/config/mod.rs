@@ -21,6 +21,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::Uri;
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -145,10 +146,12 @@ pub struct LimitsConfig {
     pub manifest_size: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LogConfig {
     pub format: LogFormat,
     pub level: LogLevel,
+    /// A collector that is told of spans, without `/v1/traces`.
+    pub otlp: Option<Uri>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -446,6 +449,7 @@ fn build(mut file: File, places: &Places) -> Result<Config, ConfigError> {
         log: LogConfig {
             format: file.log.format,
             level: file.log.level,
+            otlp: file.log.otlp.0.map(|url| url.0),
         },
         warnings,
     })

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use percent_encoding::percent_decode_str;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use self::accepts::Accepts;
 use self::access::Access;
@@ -36,6 +38,7 @@ use crate::oci::reference::{Reference, RepoName};
 use crate::oci::route::Route;
 use crate::policy::{AuthMode, Push, Role};
 use crate::telemetry::access::Outcome;
+use crate::telemetry::spans;
 use crate::upstream::Upstream;
 use crate::upstream::credentials::{Credentials, Login};
 use crate::upstream::identity::Identity;
@@ -124,6 +127,31 @@ impl Registries {
 
     /// Answers one request. `body` is the request's own, for what is relayed.
     pub async fn serve(self: &Arc<Self>, asked: Asked, body: Body) -> Answer {
+        let span = info_span!(
+            target: spans::TARGET,
+            "request",
+            otel.kind = "server",
+            http.request.method = asked.method.as_str(),
+            url.path = asked.path(),
+            client.address = %asked.client,
+            pierhead.registry = asked.endpoint.name.as_str(),
+            pierhead.outcome = Empty,
+            http.response.status_code = Empty,
+            error = Empty,
+        );
+        let answer = self.answer(asked, body).instrument(span.clone()).await;
+        if !span.is_disabled() {
+            let status = answer.response.status();
+            span.record("pierhead.outcome", answer.outcome.as_str());
+            span.record("http.response.status_code", status.as_u16());
+            if status.is_server_error() {
+                span.record("error", status.as_str());
+            }
+        }
+        answer
+    }
+
+    async fn answer(self: &Arc<Self>, asked: Asked, body: Body) -> Answer {
         let asked = Arc::new(asked);
         let path = asked.path();
         let chooses = asked.mirror || asked.site.registry.auth == AuthMode::ClientOrGateway;

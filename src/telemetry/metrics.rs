@@ -72,6 +72,7 @@ pub struct Metrics {
     reload_time: Gauge,
     prefetch_failures: Family<EntryLabels, Counter>,
     prefetch_last_success: Family<EntryLabels, Gauge>,
+    spans: Family<ResultLabels, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -167,6 +168,7 @@ impl Metrics {
             reload_time: Gauge::default(),
             prefetch_failures: Family::default(),
             prefetch_last_success: Family::default(),
+            spans: Family::default(),
             registry: Registry::default(),
         };
         let r = registry;
@@ -346,6 +348,11 @@ impl Metrics {
             Unit::Seconds,
             metrics.prefetch_last_success.clone(),
         );
+        r.register(
+            "spans",
+            "Spans for the collector of log.otlp, by result (sent, lost)",
+            metrics.spans.clone(),
+        );
         metrics.begin_at_zero();
         Self {
             registry: all,
@@ -364,6 +371,7 @@ impl Metrics {
         let ends = ["verified", "mismatch", "broken", "refused", "no_room"];
         begin(&self.downloads, &ends);
         begin(&self.handshakes, &["ok", "failed"]);
+        begin(&self.spans, &["sent", "lost"]);
         begin(&self.password_checks, &["right", "wrong", "busy"]);
         for listener in ["proxy", "proxy_tls"] {
             drop(
@@ -547,6 +555,14 @@ impl Metrics {
         };
         self.prefetch_failures.remove(&entry);
         self.prefetch_last_success.remove(&entry);
+    }
+
+    /// Counts spans that a collector took, and those it did not get.
+    pub fn spans(&self, sent: u64, lost: u64) {
+        for (result, n) in [("sent", sent), ("lost", lost)] {
+            let result = result.to_owned();
+            self.spans.get_or_create(&ResultLabels { result }).inc_by(n);
+        }
     }
 
     pub fn handshake(&self, result: &str) {

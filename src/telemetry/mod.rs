@@ -7,3 +7,4 @@ pub mod history;
 pub mod live;
 pub mod log;
 pub mod metrics;
+pub mod spans;

@@ -22,6 +22,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{self, Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use self::client::HttpClient;
 pub use self::client::Tls;
@@ -33,6 +35,7 @@ use self::parent::ParentError;
 use self::token::Tokens;
 use crate::oci::range::ContentRange;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans;
 use crate::wire::body::{self, Body};
 use crate::wire::headers;
 use crate::wire::idle::{Idle, Progress};
@@ -303,13 +306,25 @@ impl Upstream {
             let fields = request.headers_mut();
             fields.insert(header::PROXY_AUTHORIZATION, login.clone());
         }
+        let span = info_span!(
+            target: spans::TARGET,
+            "upstream",
+            otel.kind = "client",
+            http.request.method = request.method().as_str(),
+            server.address = uri.host().unwrap_or_default(),
+            url.path = uri.path(),
+            pierhead.registry = name,
+            http.response.status_code = Empty,
+            error = Empty,
+        );
         let started = Instant::now();
         let limit = way.idle + way.dialer.limit();
         // An upload may take as long as it flows: the clock starts anew with every part of it.
         let progress = Progress::default();
         let request = request.map(|body| progress.watch(body));
         let client = way.own.get(name).unwrap_or(&way.client);
-        let result = match progress.within(limit, client.request(request)).await {
+        let asking = progress.within(limit, client.request(request));
+        let result = match asking.instrument(span.clone()).await {
             Ok(Ok(response)) => match forwarder {
                 // The parent's own word, which is nothing to the client.
                 Some((parent, _))
@@ -331,6 +346,10 @@ impl Upstream {
         let label = match &result {
             Ok(response) => status_label(response.status()),
             Err(fault) => fault.kind.label(),
+        };
+        match &result {
+            Ok(response) => span.record("http.response.status_code", response.status().as_u16()),
+            Err(fault) => span.record("error", fault.message.as_str()),
         };
         let took = started.elapsed();
         self.metrics

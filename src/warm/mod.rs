@@ -37,6 +37,12 @@ pub struct Warm {
 
 // === impl Warm ===
 
+impl std::fmt::Debug for Warm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Warm")
+    }
+}
+
 impl Warm {
     pub fn new(
         registries: Arc<Registries>,

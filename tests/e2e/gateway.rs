@@ -89,6 +89,32 @@ impl Gateway {
         &self.banner.ca
     }
 
+    /// `http://ADDRESS:PORT` of the admin listener.
+    pub fn admin(&self) -> &str {
+        &self.banner.admin
+    }
+
+    /// Writes its configuration anew with `changes` (TOML), and does not tell it.
+    pub fn rewrite(&self, changes: &str) {
+        let mut config = self.config.clone();
+        merge(&mut config, changes.parse().expect("TOML"));
+        write(&self.dir, &config);
+    }
+
+    /// SIGHUP, and returns at once.
+    pub fn hangup(&self) {
+        self.daemon.signal("HUP");
+    }
+
+    /// A command in the gateway's own network.
+    pub fn beside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--net", "--target", &self.daemon.pid().to_string()])
+            .arg(program);
+        command
+    }
+
     /// The folder the cache is in.
     pub fn cache(&self) -> PathBuf {
         self.dir.join("cache")

@@ -15,6 +15,7 @@ mod process;
 mod upstream;
 mod world;
 
+mod admin;
 mod bounds;
 mod chain;
 mod freshness;

@@ -166,8 +166,13 @@ impl Daemon {
 
     /// SIGTERM, and returns at once.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal, and returns at once.
+    pub fn signal(&self, name: &str) {
         let mut command = Command::new("kill");
-        command.args(["-TERM", &self.child.id().to_string()]);
+        command.args([&format!("-{name}"), &self.child.id().to_string()]);
         run(command, START_LIMIT).ok();
     }
 

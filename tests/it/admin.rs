@@ -117,7 +117,8 @@ async fn with_a_users_file_everybody_logs_in_but_who_asks_how_it_is() {
     // Who may read the cache directory has its key.
     let noted = std::fs::read_to_string(gateway.cache_dir().join("admin.token")).unwrap();
     let token = noted.split_whitespace().nth(1).unwrap();
-    let bearer = [("authorization", &*format!("Bearer {token}"))];
+    let bearer = format!("Bearer {token}");
+    let bearer = [("authorization", bearer.as_str())];
     assert_eq!(post(&gateway, "/api/v1/reload", &bearer).await.status, 200);
     assert!(!gateway.log.text().contains(token));
 }
@@ -204,10 +205,8 @@ async fn events_tell_of_downloads_and_denials_as_they_come_and_go() {
     let download = &now["downloads"][0];
     assert_eq!(download["digest"], blob.digest);
     assert_eq!(download["repository"], "app");
-    assert_eq!(
-        (&download["total"], &download["followers"]),
-        (&(1 << 20).into(), &1.into())
-    );
+    assert_eq!(download["total"], 1 << 20);
+    assert_eq!(download["followers"], 1);
     gate.open();
     reply.verified(&blob.digest).await;
     event(&mut events, &mut text, none).await;

@@ -4,10 +4,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use pierhead::cache::catalog::{Filter, ImageId, PinError};
+use pierhead::cache::index::{TagRecord, now_seconds, tag_key};
 use pierhead::cache::put::PutError;
 use pierhead::cache::space::Bounds;
 use pierhead::cache::{Cache, CacheConfig, Manifest};
@@ -534,4 +535,55 @@ async fn a_blob_that_is_not_its_digests_is_not_put() {
         !put(5000, &right.bytes[..]).await.unwrap(),
         "it is here already"
     );
+}
+
+/// KiB that this process holds.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_tags_are_looked_through_while_one_types() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = open(home.path(), 1 << 30).await;
+    let blob = Blob::of("one manifest for all of them");
+    for n in 0..100_000 {
+        let repository = format!("team-{:02}/app-{:05}", n / 2000, n / 10);
+        let key = tag_key("registry.test", &repository, &format!("v{n}"), "import");
+        let record = TagRecord {
+            digest: blob.digest.clone(),
+            media_type: image::OCI_MANIFEST.to_owned(),
+            size: 28,
+            confirmed: now_seconds(),
+        };
+        cache.index().set_tag(key, Some(record)).await;
+    }
+    cache.index().flush().await.unwrap();
+    let before = resident();
+    let started = Instant::now();
+    // The whole of it is walked through: nothing else fits.
+    let text = Some("APP-09999:V99999".to_owned());
+    let found = cache
+        .images(&Filter {
+            text,
+            ..Filter::default()
+        })
+        .await;
+    let searched = started.elapsed();
+    assert_eq!(found.rows.len(), 1, "{found:?}");
+    assert_eq!(found.rows[0].tag.as_deref(), Some("v99999"));
+    let started = Instant::now();
+    let first = cache.repositories(&Filter::default()).await;
+    let listed = started.elapsed();
+    assert_eq!(first.rows.len(), Filter::USUAL);
+    assert_eq!(cache.origins().await, ["registry.test"]);
+    let grown = resident().saturating_sub(before);
+    println!("searched in {searched:?}, listed in {listed:?}, grew by {grown} KiB");
+    // Of an unoptimized build on a machine that does other things.
+    assert!(searched < Duration::from_secs(3), "{searched:?}");
+    assert!(listed < Duration::from_secs(3), "{listed:?}");
+    assert!(grown < 64 << 10, "{grown} KiB");
 }

@@ -16,7 +16,6 @@
 mod support;
 
 mod actions;
-mod api;
 mod browser;
 mod gallery;
 mod views;
