@@ -26,6 +26,7 @@ mod private;
 mod pulls;
 mod push;
 mod robot;
+mod setup;
 mod slow;
 mod trust;
 mod users;

@@ -2,6 +2,7 @@
 # --- BuildKit: buildkitd as a service, and in a container that buildx makes
 
 set_up() {
+    needs "BuildKit" buildkitd docker
     trust_in_store
     put /etc/buildkit/pierhead.crt 644 "$CA"
     tables=

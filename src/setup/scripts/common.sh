@@ -7,6 +7,7 @@ ROOT=${PIERHEAD_ROOT:-}
 ROOT=${ROOT%/}
 dry=
 changed=
+left=
 umask 022
 
 say() { printf '%s\n' "$*"; }
@@ -25,15 +26,30 @@ run() {
     "$@" || die "\`$*\` failed. Mend that, and run it by hand."
 }
 
-ours() { [ -f "$1" ] && [ "$(head -n 1 "$1" | cut -c "1-${#MARK}")" = "$MARK" ]; }
+ours() { [ -r "$1" ] && [ -f "$1" ] && [ "$(head -n 1 "$1" | cut -c "1-${#MARK}")" = "$MARK" ]; }
+
+# checksum: of a file's text, but for the line that remembers it.
+checksum() { grep -v '^# pierhead wrote ' | cksum; }
+
+# edited PATH: somebody has changed a file of ours since. It is theirs now: we leave it, and name it.
+edited() {
+    [ "$(sed -n 's/^# pierhead wrote //p' "$ROOT$1")" = "$(checksum < "$ROOT$1")" ] && return 1
+    left=yes
+    say "$1 was changed by hand: left as it is"
+}
 
 # put PATH MODE CONTENT: makes it so, and says if that changed anything. The header remembers which
-# folders had to be made, so that they can go again.
+# folders had to be made, so that they can go again, and what was written.
 put() {
     target=$ROOT$1
     made=
     if [ -e "$target" ] || [ -h "$target" ]; then
+        if [ -n "$dry" ] && [ ! -r "$target" ]; then
+            say "would look into $1, which this user may not read"
+            return
+        fi
         ours "$target" || die "$1 is there and not from pierhead. Move it away, and run this again."
+        if edited "$1"; then return; fi
         made=$(sed -n 's/^# pierhead made \(.*\)$/# pierhead made \1/p' "$target")
     else
         dir=${1%/*}
@@ -43,8 +59,10 @@ $made}"
             dir=${dir%/*}
         done
     fi
-    content="$MARK $CLIENT: the same script takes this away with --undo.${made:+
-$made}
+    head="$MARK $CLIENT: the same script takes this away with --undo.${made:+
+$made}"
+    content="$head
+# pierhead wrote $(printf '%s\n' "$head" "$3" | checksum)
 $3"
     if [ -f "$target" ] && [ "$(cat "$target")" = "$content" ]; then
         return
@@ -69,6 +87,7 @@ remove() {
     for path in "$@"; do
         target=$ROOT$path
         ours "$target" || continue
+        if edited "$path"; then continue; fi
         changed=yes
         if [ -n "$dry" ]; then
             say "would remove $path"
@@ -85,6 +104,27 @@ $(sed -n 's/^# pierhead made //p' "$target")"
             rmdir "$ROOT$dir" 2> /dev/null || :
         fi
     done
+}
+
+# on_path COMMAND
+on_path() {
+    if [ -z "$ROOT" ] && command -v "$1" > /dev/null 2>&1; then return; fi
+    for dir in usr/local/sbin usr/local/bin usr/sbin usr/bin sbin bin; do
+        if [ -x "$ROOT/$dir/$1" ]; then return; fi
+    done
+    return 1
+}
+
+# needs NAME COMMAND...: refuses, before anything is changed, where there is nothing to set up.
+needs() {
+    name=$1
+    shift
+    for command in "$@"; do
+        if on_path "$command"; then return; fi
+    done
+    place="on this machine"
+    if [ -n "$ROOT" ]; then place="in $ROOT"; fi
+    die "there is no $name $place (looked for: $*). Install it, and run this again; nothing was changed."
 }
 
 # Which folder the administrator's own roots lie in, and what reads it.
@@ -105,11 +145,13 @@ find_store() {
     anchor=$store/pierhead-$CLIENT.crt
 }
 
+NO_STORE="no system store of certificates was found. Install the package ca-certificates, and run this again."
+
 # refresh_store [OPTION]: lets the system read the folder again.
 refresh_store() {
     if [ -z "$ROOT" ]; then
         run "$refresh" "$@"
-    elif [ -x "$ROOT/usr/sbin/$refresh" ] || [ -x "$ROOT/usr/bin/$refresh" ]; then
+    elif on_path "$refresh"; then
         run chroot "$ROOT" "$refresh" "$@"
     else
         say "$refresh is not in $ROOT: run it there before the image is used"
@@ -117,7 +159,8 @@ refresh_store() {
 }
 
 trust_in_store() {
-    find_store || die "no system store of certificates was found. Install the package ca-certificates, and run this again."
+    find_store || die "$NO_STORE"
+    if [ -z "$ROOT" ] && ! on_path "$refresh"; then die "$refresh is missing. $NO_STORE"; fi
     before=$changed changed=
     put "$anchor" 644 "$CA"
     if [ -n "$changed" ]; then refresh_store; fi
@@ -125,7 +168,7 @@ trust_in_store() {
 }
 
 distrust_in_store() {
-    find_store || die "no system store of certificates was found. Install the package ca-certificates, and run this again."
+    if ! find_store; then return; fi
     before=$changed changed=
     remove "$anchor"
     # Without --fresh Debian's leaves a link that leads nowhere.
@@ -136,9 +179,23 @@ distrust_in_store() {
 # trust_in_certs FOLDER: it has CAs by registry. Any name that ends in .crt counts there, so that what
 # others put beside ours stays.
 trust_in_certs() {
+    folder=$1
+    set -- # those of registries that the gateway has no more
+    for found in "$ROOT$folder"/*/pierhead.crt; do
+        host=${found%/pierhead.crt}
+        case "
+$REGISTRIES
+" in
+            *"
+${host##*/}
+"*) ;;
+            *) set -- "$@" "${found#"$ROOT"}" ;;
+        esac
+    done
+    remove "$@"
     set -f # [::1] is no pattern
     for host in $REGISTRIES; do
-        put "$1/$host/pierhead.crt" 644 "$CA"
+        put "$folder/$host/pierhead.crt" 644 "$CA"
     done
     set +f
 }
@@ -177,11 +234,11 @@ drop_in() {
     unit=$1.service
     folder=/etc/systemd/system/$unit.d
     find_login "$folder/pierhead.env"
-    if ! has_systemd; then
-        say "There is no systemd here. Give $1 this environment, and start it again:"
-        say "    HTTPS_PROXY=$SCHEME://${login:+USER:PASSWORD@}$PLACE HTTP_PROXY=$SCHEME://${login:+USER:PASSWORD@}$PLACE"
-        return
+    if [ -z "$ROOT" ] && [ ! -d /run/systemd/system ]; then
+        say "systemd does not run here. Where $1 is started (OpenRC: /etc/conf.d/$1, SysV init: /etc/default/$1) it needs:"
+        say "    export HTTPS_PROXY=$SCHEME://${login:+USER:PASSWORD@}$PLACE HTTP_PROXY=$SCHEME://${login:+USER:PASSWORD@}$PLACE"
     fi
+    if ! has_systemd; then return; fi
     no_proxy=${PIERHEAD_NO_PROXY-}
     for file in "$ROOT/etc/systemd/system/$unit" "$ROOT/usr/lib/systemd/system/$unit" "$ROOT/lib/systemd/system/$unit" "$ROOT$folder"/*.conf; do
         if [ ! -f "$file" ] || ours "$file"; then continue; fi
@@ -217,7 +274,7 @@ restart() {
     if [ -n "$ROOT" ]; then
         say "$1 reads this when the image starts"
     elif [ ! -d /run/systemd/system ]; then
-        say "systemd does not run here: start $1 again for this to count"
+        say "start $1 again for this to count"
     else
         run systemctl daemon-reload
         if ! systemctl is-active --quiet "$1"; then
@@ -231,10 +288,17 @@ restart() {
 }
 
 finish() {
+    again=yes
+    if [ -n "$undo" ]; then again=; fi
+    if [ -n "$left" ]; then
+        say "What was changed by hand is left as it is. Take it away yourself${again:+, and run this again}."
+    fi
     if [ -n "$dry" ]; then
         say "That was a dry run; nothing was changed."
     elif [ -n "$changed" ]; then
         say "Done."
+    elif [ -n "$left" ]; then
+        say "Nothing else was changed."
     elif [ -n "$undo" ]; then
         say "Nothing to take back."
     else

@@ -2,6 +2,7 @@
 # --- Docker
 
 set_up() {
+    needs Docker dockerd
     # Docker Hub is verified against the system store alone, read once when dockerd starts.
     trust_in_store
     trust_in_certs /etc/docker/certs.d

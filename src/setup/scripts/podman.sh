@@ -4,13 +4,14 @@
 settings=/etc/containers/containers.conf.d/pierhead.conf
 
 set_up() {
+    needs "podman, skopeo or buildah" podman skopeo buildah
     trust_in_store
     trust_in_certs /etc/containers/certs.d
     if [ -n "${PIERHEAD_PROXY_LOGIN-}" ]; then
         # Every user's podman reads the settings in /etc, and fails on what it may not read.
         remove "$settings"
         say "A login is no secret in /etc, which every user's podman has to read. Whoever pulls puts into"
-        say "~/.config/containers/containers.conf (mode 0600), as root and as any other user:"
+        say "\$HOME/.config/containers/containers.conf (mode 0600), as root and as any other user:"
         say "    [engine]"
         say "    env = [\"HTTPS_PROXY=$SCHEME://USER:PASSWORD@$PLACE\", \"HTTP_PROXY=$SCHEME://USER:PASSWORD@$PLACE\"]"
     else
