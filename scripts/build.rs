@@ -1,12 +1,13 @@
 //! Tells the program which commit it is built from.
 //!
-//! `BUILD_COMMIT` in the environment says it where there is no git, as in a source archive. No date
-//! is taken: two builds of one commit are the same.
+//! In an archive that git made, `scripts/commit` has it; elsewhere `BUILD_COMMIT` in the environment may
+//! say it. No date is taken: two builds of one commit are the same.
 
 use std::process::Command;
 
 /// What the program is made of; a change here makes the build a dirty one.
 const SOURCES: [&str; 4] = ["src", "Cargo.toml", "Cargo.lock", "scripts/build.rs"];
+const ARCHIVED: &str = "scripts/commit";
 
 fn main() {
     for source in SOURCES {
@@ -18,11 +19,23 @@ fn main() {
         println!("cargo::rerun-if-changed={log}");
     }
     let told = std::env::var("BUILD_COMMIT").ok();
-    let commit = told.filter(|told| !told.is_empty()).or_else(commit);
+    let commit = told
+        .filter(|told| !told.is_empty())
+        .or_else(archived)
+        .or_else(commit);
     println!(
         "cargo::rustc-env=BUILD_COMMIT={}",
         commit.as_deref().unwrap_or("unknown")
     );
+}
+
+/// What `git archive` put in the place of `$Format:%H$`.
+fn archived() -> Option<String> {
+    println!("cargo::rerun-if-changed={ARCHIVED}");
+    let text = std::fs::read_to_string(ARCHIVED).ok()?;
+    let hash = text.trim();
+    let whole = hash.len() >= 40 && hash.chars().all(|c| c.is_ascii_hexdigit());
+    whole.then(|| hash[..12].to_owned())
 }
 
 fn commit() -> Option<String> {

@@ -18,6 +18,8 @@ mod world;
 mod admin;
 mod bounds;
 mod chain;
+mod container;
+mod debian;
 mod freshness;
 mod mirror;
 mod parent;
