@@ -59,22 +59,46 @@ pub(super) fn summary(
         .map(|registry| registry.name.as_str())
         .collect();
     text.push_str(&format!("  caches  {}\n", wrapped(&names)));
-    if let Some(address) = first {
-        let shown = match address.ip().is_unspecified() {
-            true => format!("GATEWAY:{}", address.port()),
-            false => address.to_string(),
-        };
-        text.push_str(&format!(
-            "\nA Docker host (as root) is set up by these two lines and a restart of docker:\n\n  \
-             curl -fsS http://{shown}/ca.crt -o /usr/local/share/ca-certificates/pierhead.crt && update-ca-certificates\n  \
-             mkdir -p /etc/systemd/system/docker.service.d && printf '[Service]\\nEnvironment=HTTPS_PROXY=http://{shown}\\n' > /etc/systemd/system/docker.service.d/pierhead.conf && systemctl daemon-reload\n"
-        ));
-        if address.ip().is_loopback() {
-            text.push_str("\nIt listens on loopback only; [listen] proxy = [\"0.0.0.0:3128\"] opens it to the network.\n");
+    text.push_str(&match &config.file {
+        Some(file) => format!("  config  {}\n", file.display()),
+        None => {
+            "  config  the built-in defaults; a file pierhead.toml here changes them\n".to_owned()
         }
+    });
+    if let Some(address) = first {
+        text.push_str(&next_steps(address));
     }
     text.push_str("\nready\n");
     Ok(text)
+}
+
+/// The lines that a newcomer copies: for this machine, or for the network that it listens to.
+fn next_steps(address: SocketAddr) -> String {
+    let port = address.port();
+    let (whose, shown) = if address.ip().is_loopback() {
+        ("on this machine", address.to_string())
+    } else if address.ip().is_unspecified() {
+        let name = rustix::system::uname();
+        let name = name.nodename().to_string_lossy();
+        ("on each machine that pulls", format!("{name}:{port}"))
+    } else {
+        ("on each machine that pulls", address.to_string())
+    };
+    let mut text = format!(
+        "\nNext, {whose} (containerd, podman, buildkit and kubernetes likewise; --undo takes it back):\n\n  \
+         curl -fsSL http://{shown}/setup/docker | sudo sh\n  \
+         docker pull alpine\n\n\
+         It prints the CA's fingerprint: compare it with the one above.\n"
+    );
+    if address.ip().is_unspecified() {
+        text.push_str("Where clients call this machine otherwise, write that in the address.\n");
+    }
+    if address.ip().is_loopback() {
+        text.push_str(&format!(
+            "It listens on loopback only. For the network: [listen] proxy = [\"0.0.0.0:{port}\"] in pierhead.toml, and start it again.\n"
+        ));
+    }
+    text
 }
 
 fn wrapped(names: &[&str]) -> String {

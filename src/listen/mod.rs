@@ -35,11 +35,25 @@ struct Place {
     metrics: Arc<Metrics>,
 }
 
-/// Binds a listening socket; an address that cannot be bound is named.
+/// Binds a listening socket; an error names the address that cannot be bound, and the mend.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
+    TcpListener::bind(address).await.map_err(|e| {
+        let port = address.port();
+        let mend = match e.kind() {
+            io::ErrorKind::AddrInUse => format!(
+                "; another program has it, perhaps another pierhead (`ss -ltnp sport = :{port}` says which): end that, or say another port in [listen]"
+            ),
+            io::ErrorKind::AddrNotAvailable => format!(
+                "; this machine has no such address: say one of its own in [listen], or 0.0.0.0:{port} for all of them"
+            ),
+            io::ErrorKind::PermissionDenied => {
+                "; a port below 1024 is root's: say a higher one in [listen], or let systemd pass the socket"
+                    .to_owned()
+            }
+            _ => String::new(),
+        };
+        io::Error::new(e.kind(), format!("cannot listen on {address}: {e}{mend}"))
+    })
 }
 
 /// One listening socket, and what its clients speak.

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Why there is no CA, or no signature from it. Each says what to do about it.
 #[derive(Debug, Error)]
 pub enum CaError {
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), mend(source))]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -50,6 +50,19 @@ pub enum CaError {
     Constraint { name: String },
     #[error("cannot sign a certificate: {0}")]
     Sign(#[from] rcgen::Error),
+}
+
+/// What a person can do about it, where it is plain.
+fn mend(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; it has to belong to the user that the gateway runs as, or [ca] dir has to be elsewhere"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotFound => {
+            "; [ca] dir has to be a folder that the gateway may make and write"
+        }
+        _ => "",
+    }
 }
 
 // === impl CaError ===
