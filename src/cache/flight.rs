@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::sync::watch;
 
 use super::origin::{FetchError, Gone, Origin};
@@ -270,6 +270,20 @@ impl Drop for Follower {
 }
 
 // === impl Failure ===
+
+impl Failure {
+    /// Whether it would have ended so for whoever asks: upstream is not well, or lies.
+    pub fn is_everybodys(&self) -> bool {
+        match self {
+            Self::Answer(answer) => {
+                answer.status().is_server_error()
+                    || answer.status() == StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Gone(_) | Self::Mismatch(_) => true,
+            Self::NoRoom(_) => false,
+        }
+    }
+}
 
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {

@@ -194,6 +194,8 @@ pub(super) fn retry_after(error: &FetchError) -> Duration {
         })
 }
 
+/// Bytes that make a try a success though it broke: who sends a few and breaks is not waited for anew.
+pub(super) const WORTHWHILE: u64 = 64 << 10;
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10);
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);

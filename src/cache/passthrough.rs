@@ -10,7 +10,7 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
-use super::origin::{Backoff, FetchError, Fetched, Origin, Part, retry_after};
+use super::origin::{Backoff, FetchError, Fetched, Origin, Part, WORTHWHILE, retry_after};
 use crate::oci::digest::{Digest, Hasher};
 use crate::wire::body::Body;
 
@@ -28,6 +28,8 @@ pub struct Passthrough {
     held: Option<Bytes>,
     done: bool,
     patience: Backoff,
+    /// Where it last broke.
+    broke_at: u64,
 }
 
 // === impl Passthrough ===
@@ -53,6 +55,7 @@ impl Passthrough {
             held: None,
             done: false,
             patience: Backoff::new(TRIES),
+            broke_at: start,
         }
     }
 
@@ -178,7 +181,9 @@ impl Passthrough {
                     if data.is_empty() {
                         continue;
                     }
-                    self.patience.progress();
+                    if self.at + data.len() as u64 >= self.broke_at + WORTHWHILE {
+                        self.patience.progress();
+                    }
                     return Ok(Some(data));
                 }
                 Some(Err(e)) => {
@@ -206,6 +211,7 @@ impl Passthrough {
         let Some(wait) = self.patience.wait() else {
             return Err(io::Error::other(message));
         };
+        self.broke_at = self.at;
         let asked = error.map_or(std::time::Duration::ZERO, retry_after);
         tokio::time::sleep(wait.max(asked)).await;
         Ok(())

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
@@ -74,6 +75,7 @@ pub async fn accept(
     metrics: Arc<Metrics>,
 ) {
     let Door { listener, front } = door;
+    let last_words = Arc::new(Semaphore::new(LAST_WORDS));
     loop {
         let (socket, peer) = tokio::select! {
             () = drain.begun() => return,
@@ -91,8 +93,14 @@ pub async fn accept(
         let Some(place) = clients.enter(client, &metrics) else {
             metrics.connections_refused.inc();
             debug!(%client, "too many connections from one client");
-            if front.is_none() {
-                tokio::spawn(refuse(socket));
+            // Of a flood, most are just closed.
+            if front.is_none()
+                && let Ok(turn) = last_words.clone().try_acquire_owned()
+            {
+                tokio::spawn(async move {
+                    refuse(socket).await;
+                    drop(turn);
+                });
             }
             continue;
         };
@@ -227,5 +235,7 @@ impl Drop for Place {
 }
 
 const BREATH: Duration = Duration::from_millis(50);
+/// Clients that are being told at a time that they have too many connections.
+const LAST_WORDS: usize = 64;
 const LAST_WORD: Duration = Duration::from_secs(1);
 const TOO_MANY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 74\r\n\r\npierhead: too many connections from one client (connections_per_client).\r\n";

@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 
 use super::access::Proof;
 use super::call::{Answer, Call};
-use super::reply::{content, finish, not_modified};
+use super::reply::{content, finish, is_nonsense, is_page, not_modified};
 use super::source::BlobSource;
 use super::{Registries, relay};
 use crate::cache::flight::{Failure, Flight};
@@ -20,7 +20,7 @@ use crate::oci::range::Wanted;
 use crate::oci::reference::RepoName;
 use crate::store::Key;
 use crate::telemetry::access::Outcome;
-use crate::upstream;
+use crate::upstream::{self, Fault};
 use crate::wire::body;
 
 impl Registries {
@@ -59,7 +59,12 @@ impl Registries {
                 };
                 match self.follow(call, digest, &flight, own, outcome).await {
                     Ok(answer) => return answer,
-                    // It ended while we looked: its blob is here, or it is ours to begin anew.
+                    // The patience with this upstream was spent once for all who waited.
+                    Err(failure) if shown && failure.is_everybodys() => {
+                        return Answer::failure(&failure);
+                    }
+                    // It was refused to whoever began it, there or elsewhere, or has no room: ours to
+                    // begin anew.
                     Err(_) => continue,
                 }
             }
@@ -176,8 +181,10 @@ impl Registries {
             Ok(answer) => answer,
             Err(fault) => return Answer::fault(&fault),
         };
-        if matches!(answer.status().as_u16(), 401 | 403 | 405) && call.credential().is_some() {
-            // Some refuse the HEAD of what they let one GET; the first byte tells the size as well.
+        let refused = matches!(answer.status().as_u16(), 401 | 403 | 405);
+        let unclear = answer.status().is_success() && upstream::extent(&answer).1.is_none();
+        if (refused && call.credential().is_some()) || unclear {
+            // Some refuse the HEAD of what they let one GET, or do not tell the size; the first byte does.
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
             match self
                 .upstream
@@ -195,11 +202,17 @@ impl Registries {
                 _ => {}
             }
         }
+        if is_nonsense(answer.status()) {
+            return Answer::fault(&not_a_blob(call, answer.status().as_str()));
+        }
         if !answer.status().is_success() {
             self.note_missing_blob(call, repo, digest, answer.status());
             return relay::relayed(answer);
         }
         let (_, total) = upstream::extent(&answer);
+        if total.is_none() || is_page(answer.headers()) {
+            return Answer::fault(&not_a_blob(call, "a page, or something without a length"));
+        }
         blob_answer(call, digest, total, Outcome::Relay, |_, _| {
             Some(body::empty())
         })
@@ -299,6 +312,11 @@ fn wanted(call: &Call, digest: &Digest, total: u64) -> Wanted {
         .and_then(|value| value.to_str().ok())
         .filter(|_| same);
     Wanted::parse(range, total)
+}
+
+fn not_a_blob(call: &Call, what: &str) -> Fault {
+    let name = &call.endpoint.name;
+    Fault::nonsense(format!("{name} answered {what} where a blob was due"))
 }
 
 /// Bytes up to which a blob is verified before the first of them goes out.

@@ -10,7 +10,7 @@ use http::{Method, Response, StatusCode};
 use super::accepts::{Accepted, WIDEST};
 use super::access::{Proof, is_away};
 use super::call::{Answer, Call};
-use super::reply::{self, DOCKER_CONTENT_DIGEST, content, not_modified};
+use super::reply::{self, DOCKER_CONTENT_DIGEST, content, is_nonsense, not_modified};
 use super::{Registries, relay};
 use crate::cache::Manifest;
 use crate::cache::index::{TagRecord, now_seconds, tag_key, tag_prefix};
@@ -363,6 +363,9 @@ impl Registries {
         if matches!(status.as_u16(), 405 | 501) {
             return Judged::Unclear;
         }
+        if is_nonsense(status) {
+            return Judged::Away(Box::new(Answer::fault(&nonsense(status.as_str()))));
+        }
         let challenge = head.headers().clone();
         let answer = relay::relayed(head).with_words(call);
         if status == StatusCode::UNAUTHORIZED
@@ -388,44 +391,53 @@ impl Registries {
         tag_key: Option<&str>,
     ) -> Got {
         let path = format!("/v2/{repo}/manifests/{reference}");
-        let got = self
-            .upstream
-            .fetch(
-                &call.endpoint,
-                &call.identity,
-                Method::GET,
-                &path,
-                asking(call, accept),
-                repo.as_str(),
-            )
-            .await;
-        let response = match got {
-            Ok(response) => response,
-            Err(fault) if call.is_refusal(&fault) => {
-                self.access.refused(call, repo).await;
-                return Got::Answer(Box::new(Answer::fault(&fault)));
+        let mut tries = 0;
+        let (parts, media_type, bytes) = loop {
+            tries += 1;
+            let got = self
+                .upstream
+                .fetch(
+                    &call.endpoint,
+                    &call.identity,
+                    Method::GET,
+                    &path,
+                    asking(call, accept),
+                    repo.as_str(),
+                )
+                .await;
+            let response = match got {
+                Ok(response) => response,
+                Err(fault) if call.is_refusal(&fault) => {
+                    self.access.refused(call, repo).await;
+                    return Got::Answer(Box::new(Answer::fault(&fault)));
+                }
+                Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
+            };
+            let status = response.status();
+            if is_away(status) {
+                return Got::Away(Box::new(relay::relayed(response)));
             }
-            Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
-        };
-        let status = response.status();
-        if is_away(status) {
-            return Got::Away(Box::new(relay::relayed(response)));
-        }
-        if status != StatusCode::OK {
-            self.note_refusal(call, repo, status).await;
-            return Got::Answer(Box::new(relay::relayed(response)));
-        }
-        let Some(media_type) = manifest_type(response.headers()) else {
-            return Got::Away(Box::new(Answer::fault(&nonsense("no manifest"))));
-        };
-        // Its digest covers less than its bytes, so there is nothing to verify it by.
-        if media_type == DOCKER_SCHEMA1_SIGNED || media_type == DOCKER_SCHEMA1 {
-            return Got::Answer(Box::new(relay::relayed(response)));
-        }
-        let (parts, body) = response.into_parts();
-        let bytes = match upstream::collect(body, call.rules.manifest_size).await {
-            Ok(bytes) => bytes,
-            Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
+            if is_nonsense(status) || status == StatusCode::PARTIAL_CONTENT {
+                return Got::Away(Box::new(Answer::fault(&nonsense(status.as_str()))));
+            }
+            if status != StatusCode::OK {
+                self.note_refusal(call, repo, status).await;
+                return Got::Answer(Box::new(relay::relayed(response)));
+            }
+            let Some(media_type) = manifest_type(response.headers()) else {
+                return Got::Away(Box::new(Answer::fault(&nonsense("no manifest"))));
+            };
+            // Its digest covers less than its bytes, so there is nothing to verify it by.
+            if media_type == DOCKER_SCHEMA1_SIGNED || media_type == DOCKER_SCHEMA1 {
+                return Got::Answer(Box::new(relay::relayed(response)));
+            }
+            let (parts, body) = response.into_parts();
+            match upstream::collect(body, call.rules.manifest_size).await {
+                Ok(bytes) => break (parts, media_type, bytes),
+                // It broke in the middle: once more, from its beginning.
+                Err(fault) if fault.kind == FaultKind::Unreachable && tries < TRIES => {}
+                Err(fault) => return Got::Away(Box::new(Answer::fault(&fault))),
+            }
         };
         let announced = parts
             .headers
@@ -472,6 +484,12 @@ impl Registries {
             )
             .await;
         match head {
+            Ok(head)
+                if is_nonsense(head.status())
+                    || (head.status().is_success() && manifest_type(head.headers()).is_none()) =>
+            {
+                Answer::fault(&nonsense("no manifest"))
+            }
             Ok(head) => {
                 let named = head.headers().get(DOCKER_CONTENT_DIGEST);
                 let about = reference.digest().is_some_and(|digest| {
@@ -551,6 +569,9 @@ impl<'a> Question<'a> {
         }
     }
 }
+
+/// How often a manifest is asked for whose transfer breaks.
+const TRIES: u32 = 2;
 
 enum Judged {
     /// The tag is this, by upstream's word of now.

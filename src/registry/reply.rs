@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
 use http_body::Body as _;
 
@@ -182,6 +182,20 @@ pub fn content(digest: &Digest, media_type: &str, length: Option<u64>) -> http::
         builder = builder.header(header::CONTENT_LENGTH, length);
     }
     builder
+}
+
+/// Whether a status says nothing that a registry could mean in answer to a question for content: an empty
+/// success, or a redirect that leads nowhere.
+pub fn is_nonsense(status: StatusCode) -> bool {
+    status.is_informational()
+        || status.is_redirection()
+        || (status.is_success() && !matches!(status.as_u16(), 200 | 206))
+}
+
+/// Whether a document is for people, as a captive portal's.
+pub fn is_page(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE);
+    value.is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(b"text/"))
 }
 
 /// Finishes a head. The fields above come from parsed values, so this answers 500 only if one of them

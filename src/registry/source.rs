@@ -10,12 +10,13 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::call::Call;
+use super::reply::is_nonsense;
 use crate::cache::origin::{FetchError, Fetched, Gone, Origin, Part};
 use crate::oci::digest::Digest;
 use crate::oci::error::{Code, OciError};
 use crate::oci::reference::RepoName;
 use crate::upstream::identity::Identity;
-use crate::upstream::{self, Endpoint, Fault, FaultKind, Upstream};
+use crate::upstream::{self, Endpoint, Fault, FaultKind, Redirected, Upstream};
 
 /// One repository at one endpoint, asked in one name.
 pub struct BlobSource {
@@ -103,6 +104,16 @@ impl BlobSource {
                     .then_some(total)
                     .flatten(),
             }),
+            // What a redirect led to may have expired on the way, and speaks for no registry.
+            status
+                if is_nonsense(status)
+                    || (response.extensions().get::<Redirected>().is_some()
+                        && status.is_client_error()) =>
+            {
+                let name = &self.endpoint.name;
+                let why = format!("{name}, or where it redirects to, answered {status}");
+                Err(Gone::broken(why).into())
+            }
             _ => {
                 let (parts, body) = response.into_parts();
                 let body = upstream::collect(body, LARGEST_ERROR)

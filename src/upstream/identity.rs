@@ -110,13 +110,7 @@ impl Upstream {
                 (Some(Scheme::Bearer(bearer)), login) => {
                     match self
                         .tokens
-                        .fetch(
-                            self,
-                            &endpoint.name,
-                            bearer,
-                            login.as_deref(),
-                            refused.as_ref(),
-                        )
+                        .fetch(self, endpoint, bearer, login.as_deref(), refused.as_ref())
                         .await
                     {
                         Fetched::Token(token) => Some(token),
@@ -206,7 +200,7 @@ impl Upstream {
                 };
                 match self
                     .tokens
-                    .fetch(self, &endpoint.name, &bearer, login.as_deref(), None)
+                    .fetch(self, endpoint, &bearer, login.as_deref(), None)
                     .await
                 {
                     Fetched::Token(token) => Ok(Some(token)),

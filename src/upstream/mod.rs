@@ -24,6 +24,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use tracing::field::Empty;
 use tracing::{Instrument, info_span};
+use hyper::body::Incoming;
 
 use self::client::HttpClient;
 pub use self::client::Tls;
@@ -285,11 +286,41 @@ impl Upstream {
 
     /// Sends one request as it is, without following redirects. The answer's body fails when upstream
     /// falls silent. `name` is the registry, for metrics.
-    pub async fn send(
+    pub async fn send(&self, name: &str, request: Request<Body>) -> Result<Response<Body>, Fault> {
+        let (response, idle) = self.exchange(name, request).await?;
+        Ok(response.map(|body| Idle::new(body, idle, "upstream").boxed_unsync()))
+    }
+
+    /// Asks for content, and once more where the connection breaks before an answer: one that was kept
+    /// open may have been closed meanwhile. The answer's body fails when upstream falls silent, and when
+    /// it comes in drops.
+    async fn ask_once(
+        &self,
+        name: &str,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, Fault> {
+        let request = || bare_request(method.clone(), uri.clone(), headers.clone());
+        let (response, idle) = match self.exchange(name, request()).await {
+            Err(fault) if fault.kind == FaultKind::Unreachable => {
+                self.exchange(name, request()).await?
+            }
+            answer => answer?,
+        };
+        Ok(response.map(|body| {
+            Idle::new(body, idle, "upstream")
+                .at_least(SLOWEST)
+                .boxed_unsync()
+        }))
+    }
+
+    /// One question and the head of its answer, with the limit for silences in what follows.
+    async fn exchange(
         &self,
         name: &str,
         mut request: Request<Body>,
-    ) -> Result<Response<Body>, Fault> {
+    ) -> Result<(Response<Incoming>, Duration), Fault> {
         headers::strip_hop_by_hop(request.headers_mut());
         headers::add_via(request.headers_mut(), &self.via);
         // The client writes the field from the address.
@@ -370,8 +401,7 @@ impl Upstream {
             }
             self.health.limited(name, limit);
         }
-        let idle = way.idle;
-        Ok(response.map(|body| Idle::new(body, idle, "upstream").boxed_unsync()))
+        Ok((response, way.idle))
     }
 
     async fn send_bare(
@@ -385,7 +415,7 @@ impl Upstream {
         if follow {
             self.follow(name, method, uri, headers).await
         } else {
-            self.send(name, bare_request(method, uri, headers)).await
+            self.ask_once(name, &method, &uri, &headers).await
         }
     }
 }
@@ -422,10 +452,18 @@ pub async fn collect(body: Body, limit: u64) -> Result<Bytes, Fault> {
         Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Fault::nonsense(format!(
             "upstream sent more than {limit} bytes where a small document was due"
         ))),
-        Err(e) => Err(Fault {
-            kind: FaultKind::Unreachable,
-            message: format!("upstream broke off: {e}"),
-        }),
+        Err(e) => {
+            let late = e
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut);
+            Err(Fault {
+                kind: match late {
+                    true => FaultKind::Timeout,
+                    false => FaultKind::Unreachable,
+                },
+                message: format!("upstream broke off: {e}"),
+            })
+        }
     }
 }
 
@@ -492,5 +530,7 @@ fn status_label(status: StatusCode) -> &'static str {
     }
 }
 
+/// Bytes a second that content comes with at least; what is slower has broken.
+const SLOWEST: u64 = 1 << 10;
 const SERVICES_FOR: Duration = Duration::from_secs(10);
 const SCHEMES_FOR: Duration = Duration::from_secs(3600);

@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap};
 use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use http::{Method, Response, StatusCode, Uri};
 
-use super::{Fault, Redirected, Upstream, bare_request};
+use super::{Fault, Redirected, Upstream};
 use crate::wire::body::Body;
 
 impl Upstream {
@@ -16,8 +16,7 @@ impl Upstream {
         mut headers: HeaderMap,
     ) -> Result<Response<Body>, Fault> {
         for hops in 0..MOST {
-            let request = bare_request(method.clone(), uri.clone(), headers.clone());
-            let mut response = self.send(name, request).await?;
+            let mut response = self.ask_once(name, &method, &uri, &headers).await?;
             if hops > 0 {
                 response.extensions_mut().insert(Redirected);
             }

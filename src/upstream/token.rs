@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::credentials::Login;
 use super::identity::Bearer;
-use super::{Fault, Upstream, collect};
+use super::{Endpoint, Fault, FaultKind, Upstream, collect};
 use crate::wire::turns::Turns;
 
 /// Tokens by login, realm, service and scope.
@@ -64,15 +64,26 @@ impl Tokens {
     pub(super) async fn fetch(
         &self,
         upstream: &Upstream,
-        name: &str,
+        endpoint: &Endpoint,
         bearer: &Bearer,
         login: Option<&Login>,
         refused: Option<&HeaderValue>,
     ) -> Fetched {
+        let name = &endpoint.name;
         let Some(address) = address(&bearer.realm, bearer.service.as_deref(), &bearer.scope) else {
             let message = format!("{name} names a token service that is no address");
             return Fetched::Away(Fault::nonsense(message));
         };
+        let in_tls = |scheme: Option<&str>| scheme == Some("https");
+        if login.is_some()
+            && in_tls(Some(endpoint.scheme.as_str()))
+            && !in_tls(address.scheme_str())
+        {
+            let message = format!(
+                "{name} is asked in TLS and names a token service in plain http; no login is sent there"
+            );
+            return Fetched::Away(Fault::nonsense(message));
+        }
         let key = key(&address, login);
         let held = || {
             let token = self.held.get(&key)?;
@@ -100,7 +111,10 @@ impl Tokens {
             let away = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
             return if away {
                 let message = format!("the token service of {name} answered {status}");
-                Fetched::Away(Fault::nonsense(message))
+                Fetched::Away(Fault {
+                    kind: FaultKind::Unreachable,
+                    message,
+                })
             } else {
                 Fetched::Refused
             };

@@ -1,4 +1,4 @@
-//! A body that may not fall silent for ever.
+//! A body that may not fall silent for ever, nor come in drops.
 
 use std::future::Future;
 use std::io;
@@ -23,9 +23,20 @@ pub struct Progress(Arc<Mutex<Instant>>);
 pub struct Idle<B> {
     inner: Pin<Box<B>>,
     limit: Duration,
-    waiting: bool,
+    /// Since when somebody waits.
+    waiting: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     what: &'static str,
+    floor: Option<Floor>,
+}
+
+/// How slow a body may be over all.
+struct Floor {
+    /// Bytes a second.
+    rate: u64,
+    received: u64,
+    /// How long it was waited for, in all.
+    waited: Duration,
 }
 
 // === impl Progress ===
@@ -83,9 +94,33 @@ impl<B> Idle<B> {
         Self {
             inner: Box::pin(inner),
             limit,
-            waiting: false,
+            waiting: None,
             timer: Box::pin(tokio::time::sleep(limit)),
             what,
+            floor: None,
+        }
+    }
+
+    /// Fails as well when less than `rate` bytes came for every second that somebody waited, the
+    /// limit aside: a byte now and then keeps nobody for ever.
+    pub fn at_least(mut self, rate: u64) -> Self {
+        self.floor = Some(Floor {
+            rate,
+            received: 0,
+            waited: Duration::ZERO,
+        });
+        self
+    }
+
+    /// How long the next frame may take.
+    fn allowed(&self) -> Duration {
+        match &self.floor {
+            None => self.limit,
+            Some(floor) => {
+                let earned = Duration::from_secs(floor.received / floor.rate);
+                let left = (self.limit + earned).saturating_sub(floor.waited);
+                left.min(self.limit)
+            }
         }
     }
 }
@@ -104,20 +139,39 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.inner.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.waiting = false;
+                let since = self.waiting.take();
+                if let Some(floor) = &mut self.floor {
+                    // Longer than that, nobody was there to take it.
+                    let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+                    floor.waited += waited.min(self.limit);
+                    let data = frame
+                        .as_ref()
+                        .and_then(|frame| frame.as_ref().ok()?.data_ref());
+                    floor.received += data.map_or(0, |data| data.len() as u64);
+                }
                 Poll::Ready(frame.map(|f| f.map_err(io::Error::other)))
             }
             Poll::Pending => {
-                if !self.waiting {
-                    self.waiting = true;
-                    let deadline = Instant::now() + self.limit;
+                if self.waiting.is_none() {
+                    let now = Instant::now();
+                    self.waiting = Some(now);
+                    let deadline = now + self.allowed();
                     self.timer.as_mut().reset(deadline);
                 }
                 match self.timer.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(Some(Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("{} sent nothing for {:?}", self.what, self.limit),
-                    )))),
+                    Poll::Ready(()) => {
+                        let allowed = self.allowed();
+                        let message = match &self.floor {
+                            Some(floor) if allowed < self.limit => {
+                                format!(
+                                    "{} sent less than {} bytes a second",
+                                    self.what, floor.rate
+                                )
+                            }
+                            _ => format!("{} sent nothing for {:?}", self.what, self.limit),
+                        };
+                        Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, message))))
+                    }
                     Poll::Pending => Poll::Pending,
                 }
             }
@@ -130,5 +184,71 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// `chunk` bytes every `apart`, for ever.
+    fn dripping(chunk: usize, apart: Duration) -> impl HttpBody<Data = Bytes, Error = io::Error> {
+        StreamBody::new(Box::pin(stream::unfold((), move |()| async move {
+            tokio::time::sleep(apart).await;
+            let data = Bytes::from(vec![0; chunk]);
+            Some((Ok(Frame::data(data)), ()))
+        })))
+    }
+
+    /// How many bytes came before it failed, within `most`; and when.
+    async fn until_it_fails(
+        mut body: impl HttpBody<Data = Bytes, Error = io::Error> + Unpin,
+        most: usize,
+    ) -> (usize, Duration) {
+        let began = Instant::now();
+        let mut came = 0;
+        while came < most
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            came += frame.data_ref().map_or(0, Bytes::len);
+        }
+        (came, began.elapsed())
+    }
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_keeps_nobody_waiting_for_ever() {
+        let drops = dripping(1, Duration::from_secs(1));
+        let body = Idle::new(drops, LIMIT, "upstream").at_least(1024);
+        let (came, took) = until_it_fails(body, 1 << 20).await;
+        assert!(came < 40 && took.as_secs() <= 31, "{came} in {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_slow_and_steady_arrives() {
+        let slow = dripping(25 << 10, Duration::from_secs(20));
+        let body = Idle::new(slow, LIMIT, "upstream").at_least(1024);
+        let (came, _) = until_it_fails(body, 1 << 20).await;
+        assert!(came >= 1 << 20, "{came}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_floor_may_drip() {
+        let body = Idle::new(dripping(1, Duration::from_secs(20)), LIMIT, "upstream");
+        assert_eq!(until_it_fails(body, 500).await.0, 500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_its_time_is_not_the_senders_fault() {
+        let quick = dripping(100, Duration::from_millis(10));
+        let mut body = Idle::new(quick, LIMIT, "upstream").at_least(1024);
+        for _ in 0..10 {
+            assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+            tokio::time::sleep(LIMIT * 10).await;
+        }
     }
 }

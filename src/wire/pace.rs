@@ -224,13 +224,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Paced<S> {
+    /// Bytes have moved. (To flush nothing is no movement: HTTP/2 does so at each look.)
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        if matches!(polled, Poll::Ready(Ok(1..))) {
+            self.pace.moved();
+        }
+    }
+
     fn poll_patiently<T>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.pace.moved();
             self.writing = None;
             return polled;
         }
@@ -252,6 +258,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(&polled);
         self.poll_patiently(cx, polled)
     }
 
@@ -261,6 +268,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(&polled);
         self.poll_patiently(cx, polled)
     }
 
@@ -319,6 +327,28 @@ mod tests {
         let _busy = server.pace().busy();
         let began = Instant::now();
         assert!(server.read(&mut [0; 8]).await.is_err());
+        assert_eq!(began.elapsed().as_secs(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn to_flush_nothing_keeps_no_client() {
+        let (_client, server) = duplex(64);
+        let mut server = Paced::new(server, PATIENCE);
+        server.pace().multiplex();
+        let _busy = server.pace().busy();
+        let began = Instant::now();
+        let mut buffer = [0; 8];
+        let mut ticks = tokio::time::interval(Duration::from_secs(60));
+        loop {
+            tokio::select! {
+                read = server.read(&mut buffer) => {
+                    assert!(read.is_err());
+                    break;
+                }
+                _ = ticks.tick() => {}
+            }
+            server.flush().await.unwrap();
+        }
         assert_eq!(began.elapsed().as_secs(), 300);
     }
 

@@ -238,3 +238,22 @@ async fn a_range_of_an_absent_blob_starts_one_download_of_it() {
         .await;
     assert_eq!(up.bytes_sent(&blob.digest), blob.len(), "each byte once");
 }
+
+#[tokio::test]
+async fn who_waits_for_a_small_blob_that_fails_waits_as_long_as_the_first_and_no_longer() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let blob = repo.blob(60, 1000);
+    up.fault(On::get(&blob.digest).always(), Fault::CutAfter(500));
+    let gateway = Gateway::before(&up).start().await;
+    let url = repo.blob_url(&blob.digest);
+    let client = gateway.client();
+    let asked = (0..4).map(|_| client.get(&url).send());
+    for reply in within(100, futures_util::future::join_all(asked)).await {
+        assert_eq!(reply.status, 502);
+        reply.oci_error().await;
+    }
+    // One patience, and not one after the other.
+    let tries = up.count(Method::GET, &blob.digest);
+    assert!(tries <= 14, "{tries} requests");
+}

@@ -100,3 +100,55 @@ async fn a_part_that_is_longer_than_the_whole_ends_when_it_passes_through_too() 
         .await;
     }
 }
+
+#[tokio::test]
+async fn a_success_without_content_and_a_redirect_to_nowhere_are_errors() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let image = repo.image("v1", 21, &[100_000]);
+    let gateway = Gateway::before(&up).start().await;
+    let client = gateway.client();
+    let layer = repo.blob_url(&image.layers[0].digest);
+    for status in [204, 205, 302, 304] {
+        up.fault(On::any("/v2/").always(), Fault::Status(status, vec![], ""));
+        for url in [&layer, &image.by_digest(), &image.by_tag()] {
+            let reply = within(30, client.head(url).send()).await;
+            assert!(
+                reply.status >= 500,
+                "HEAD {url}, {status}: {}",
+                reply.status
+            );
+            let reply = within(30, client.get(url).send()).await;
+            assert!(reply.status >= 500, "{url}, {status}: {}", reply.status);
+            reply.oci_error().await;
+        }
+        up.mend();
+    }
+    for fault in [Fault::Html, Fault::Page("application/json")] {
+        up.fault(On::any("/v2/").always(), fault);
+        for url in [&layer, &image.by_digest(), &image.by_tag()] {
+            let reply = within(30, client.head(url).send()).await;
+            assert!(reply.status >= 500, "HEAD {url}: {}", reply.status);
+        }
+        up.mend();
+    }
+    client.pull(&image).await;
+}
+
+#[tokio::test]
+async fn a_blob_hosts_refusal_is_not_the_registrys_and_its_links_are_asked_for_anew() {
+    let up = Upstream::start().await;
+    let repo = up.registry("registry.test").cdn("cdn.test").repo("app");
+    let blob = repo.blob(22, 100_000);
+    let gateway = Gateway::before(&up).start().await;
+    let url = repo.blob_url(&blob.digest);
+    let expired = || Fault::Status(403, vec![], "<Error>Request has expired</Error>");
+    up.fault(On::any(&blob.digest).at("cdn.test").always(), expired());
+    let reply = within(30, gateway.client().get(&url).send()).await;
+    assert_eq!(reply.status, 502);
+    reply.oci_error().await;
+    up.mend();
+    up.fault(On::any(&blob.digest).at("cdn.test"), expired());
+    let reply = gateway.client().get(&url).send().await;
+    reply.verified(&blob.digest).await;
+}

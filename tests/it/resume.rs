@@ -330,3 +330,34 @@ async fn an_upstream_that_never_answers_at_all_is_an_error_in_the_end() {
     assert!(reply.status >= 500, "{}", reply.status);
     reply.oci_error().await;
 }
+
+#[tokio::test]
+async fn a_manifest_that_comes_a_byte_at_a_time_is_not_waited_for() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 50, &[10]);
+    let drops = Fault::Trickle(std::time::Duration::from_millis(200));
+    up.fault(On::get("/manifests/").always(), drops);
+    let gateway = hasty(&up).start().await;
+    for url in [image.by_tag(), image.by_digest()] {
+        let reply = within(30, gateway.client().get(&url).send()).await;
+        assert!(reply.status >= 500, "{}", reply.status);
+        reply.oci_error().await;
+    }
+    up.mend();
+    gateway.client().pull(&image).await;
+}
+
+#[tokio::test]
+async fn a_manifest_whose_transfer_breaks_is_asked_for_again() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 51, &[10]);
+    let gateway = hasty(&up).start().await;
+    for (fault, url) in [
+        (Fault::CutAfter(100), image.by_tag()),
+        (Fault::HangUp, image.by_digest()),
+    ] {
+        up.fault(On::get("/manifests/"), fault);
+        let reply = gateway.client().get(&url).send().await;
+        reply.verified(&image.manifest.digest).await;
+    }
+}

@@ -67,6 +67,17 @@ impl TestCa {
         (certificate.pem(), key.serialize_pem())
     }
 
+    /// A TLS server that shows the certificate of `host` whatever it is asked for.
+    pub fn server_named(&self, host: &str) -> Arc<rustls::ServerConfig> {
+        let resolver = rustls::sign::SingleCertAndKey::from(self.leaf(host));
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider's versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(resolver));
+        Arc::new(config)
+    }
+
     /// A TLS server that has a certificate for whatever name the client asks for.
     pub fn server(self: &Arc<Self>) -> Arc<rustls::ServerConfig> {
         self.server_for(None)

@@ -287,7 +287,8 @@ impl Ask<'_> {
         self.try_send_on(session).await.expect("an answer")
     }
 
-    async fn try_send_on(self, session: &mut Session) -> Result<Reply, hyper::Error> {
+    /// The same, and an error when there is no answer.
+    pub async fn try_send_on(self, session: &mut Session) -> Result<Reply, hyper::Error> {
         let mut request = self.request;
         let through_tls = self.uri.scheme_str() == Some("https");
         let authority = self.uri.authority().expect("an authority").to_string();
@@ -309,8 +310,8 @@ impl Ask<'_> {
             .body(Full::new(self.body))
             .expect("a request");
         let response = match &mut session.sender {
-            Sender::H1(sender) => within(60, sender.send_request(request)).await?,
-            Sender::H2(sender) => within(60, sender.send_request(request)).await?,
+            Sender::H1(sender) => within(120, sender.send_request(request)).await?,
+            Sender::H2(sender) => within(120, sender.send_request(request)).await?,
         };
         Ok(Reply::new(response))
     }

@@ -1,5 +1,8 @@
 //! The fault script: what goes wrong, and with which request.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use hyper::{Method, http::request::Parts};
 
 use super::Gate;
@@ -22,6 +25,12 @@ pub enum Fault {
     LengthOf(u64),
     /// This much more than the body, in chunks and without a `Content-Length`.
     Overlong(u64),
+    /// One byte of the body at a time, this far apart.
+    Trickle(Duration),
+    /// Sends this many bytes of the response, its head included, and closes.
+    CutWire(u64),
+    /// Sends these bytes in the place of a response, and closes.
+    Raw(Bytes),
     /// Flips the byte at this offset.
     Corrupt(u64),
     /// The right body under another `Content-Type`.
@@ -48,12 +57,26 @@ pub enum Fault {
     OtherRange,
 }
 
+/// How a handshake goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shake {
+    /// Closes when the client has said hello.
+    Close,
+    /// Answers with what is no TLS.
+    Garbage,
+    /// Shows the certificate of a CA that nobody trusts.
+    Stranger,
+    /// Shows a good certificate for another name.
+    OtherName,
+}
+
 /// Which requests a fault is for.
 #[derive(Clone, Debug)]
 pub struct On {
     method: Option<Method>,
     host: Option<String>,
     path: String,
+    exactly: bool,
     stranger: bool,
     skip: usize,
     times: usize,
@@ -90,6 +113,7 @@ impl On {
             method: None,
             host: None,
             path: path.to_owned(),
+            exactly: false,
             stranger: false,
             skip: 0,
             times: 1,
@@ -99,6 +123,12 @@ impl On {
     /// Of this host alone.
     pub fn at(mut self, host: &str) -> Self {
         self.host = Some(host.to_owned());
+        self
+    }
+
+    /// With this very path, and not with one that contains it.
+    pub fn exactly(mut self) -> Self {
+        self.exactly = true;
         self
     }
 
@@ -126,11 +156,15 @@ impl On {
     }
 
     fn matches(&self, request: &Parts, host: &str) -> bool {
-        self.method
-            .as_ref()
-            .is_none_or(|wanted| *wanted == request.method)
-            && self.host.as_ref().is_none_or(|wanted| wanted == host)
-            && request.uri.path().contains(&self.path)
+        self.host.as_ref().is_none_or(|wanted| wanted == host)
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|wanted| *wanted == request.method)
+            && match self.exactly {
+                true => request.uri.path() == self.path,
+                false => request.uri.path().contains(&self.path),
+            }
             && !(self.stranger && request.headers.contains_key("authorization"))
     }
 }
@@ -140,6 +174,11 @@ impl On {
 impl Armed {
     pub(super) fn new(on: On, fault: Fault) -> Self {
         Self { on, fault }
+    }
+
+    /// Whether it is for `host` and no other.
+    pub(super) fn is_at(&self, host: &str) -> bool {
+        self.on.host.as_deref() == Some(host)
     }
 
     /// Takes the first fault of `script` that is for this request, and counts it down.

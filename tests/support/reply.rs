@@ -150,7 +150,7 @@ impl Reply {
     /// The next bytes of its body; `None` at its end.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, hyper::Error>> {
         loop {
-            match within(60, self.body.frame()).await? {
+            match within(120, self.body.frame()).await? {
                 Ok(frame) => {
                     if let Ok(data) = frame.into_data() {
                         return Some(Ok(data));

@@ -71,13 +71,24 @@ impl Setup {
 
     /// The hosts of a further upstream: resolved, trusted, and its registries configured.
     pub fn and(mut self, upstream: &Upstream) -> Self {
-        for host in upstream.hosts() {
-            self = self.resolve(&host, upstream.addr());
-        }
         for host in upstream.registry_hosts() {
             self = self.registry(&host, "");
         }
+        self.reaching(upstream)
+    }
+
+    /// The hosts of a further upstream: resolved and trusted, and no more.
+    pub fn reaching(mut self, upstream: &Upstream) -> Self {
+        for host in upstream.hosts() {
+            self = self.resolve(&host, upstream.addr());
+        }
         self.roots.push_str(upstream.ca_pem());
+        self
+    }
+
+    /// Takes the fixed address of a host away.
+    pub fn no_resolve(mut self, host: &str) -> Self {
+        self.resolve.remove(host);
         self
     }
 

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
-use crate::cache::origin::{Backoff, FetchError, Fetched, Gone, Origin, Part};
+use crate::cache::origin::{Backoff, FetchError, Fetched, Gone, Origin, Part, WORTHWHILE};
 use crate::wire::body::Body;
 
 /// A part of the blob, and how far it has come.
@@ -123,9 +123,9 @@ impl Lane {
         matches!(self.step, Step::Reading(_))
     }
 
-    /// Bytes have come since it was last asked.
+    /// Bytes worth the asking have come since it was last asked.
     pub fn has_come_on(&self) -> bool {
-        self.at > self.asked_at
+        self.at >= self.asked_at + WORTHWHILE
     }
 
     /// What of `data` is the lane's own, at [`Lane::at`] before this call, and what is beyond its end.

@@ -4,10 +4,12 @@
 //! record, with a certificate for the name asked for, and plain HTTP to everybody else.
 
 mod answers;
+mod bent;
 mod serve;
 mod world;
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -23,7 +25,7 @@ use self::world::World;
 pub use self::world::{Auth, Page};
 use super::{
     authority::TestCa,
-    fault::{Armed, Fault, On},
+    fault::{Armed, Fault, On, Shake},
     image::Repo,
     within,
 };
@@ -67,6 +69,16 @@ pub(super) struct Shared {
     faults: Mutex<Vec<Armed>>,
     seen: watch::Sender<Vec<Seen>>,
     accepted: AtomicUsize,
+    /// Handshakes that go wrong, by the name asked for.
+    shakes: Mutex<HashMap<String, Shake>>,
+    /// What cuts the TLS connections that stand, by the name asked for.
+    lines: Mutex<HashMap<String, CancellationToken>>,
+}
+
+/// A port that takes no connection and refuses none.
+pub struct BlackHole {
+    _listener: socket2::Socket,
+    _queue: Vec<socket2::Socket>,
 }
 
 struct Running {
@@ -158,6 +170,24 @@ impl Upstream {
         self.shared.faults().clear();
     }
 
+    /// Forgets what of the script is for `host` alone, its handshakes included.
+    pub fn mend_at(&self, host: &str) {
+        self.shared.faults().retain(|armed| !armed.is_at(host));
+        self.shared.shakes().remove(host);
+    }
+
+    /// From now on, handshakes for `host` go wrong like this.
+    pub fn shake(&self, host: &str, shake: Shake) {
+        self.shared.shakes().insert(host.to_owned(), shake);
+    }
+
+    /// Closes the TLS connections to `host`, idle or not.
+    pub fn cut(&self, host: &str) {
+        if let Some(line) = self.shared.lines().remove(host) {
+            line.cancel();
+        }
+    }
+
     /// Every token handed out so far is worth nothing from now on.
     pub fn expire_tokens(&self) {
         self.shared.world().expire_tokens();
@@ -180,6 +210,13 @@ impl Upstream {
             running.stop.cancel();
             within(10, running.task).await.expect("the server's task");
         }
+    }
+
+    /// Stops, and lets nobody in or out at its port: connections to it are not even refused. As
+    /// long as the answer lives.
+    pub async fn black_hole(&self) -> BlackHole {
+        self.stop().await;
+        BlackHole::at(self.addr).await
     }
 
     /// Starts again on the same port, knowing what it knew.
@@ -260,13 +297,46 @@ impl Upstream {
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve::accept(
             listener,
-            self.ca.server_for(self.clients.as_deref()),
-            self.clients.is_some(),
+            Arc::clone(&self.ca),
+            self.clients.clone(),
             Arc::clone(&self.shared),
             stop.clone(),
         ));
         let running = Running { stop, task };
         *self.running.lock().expect("no panic here") = Some(running);
+    }
+}
+
+// === impl BlackHole ===
+
+impl BlackHole {
+    /// At this address, which must be free. What the kernel has queued fills the queue; it drops
+    /// what comes after that.
+    async fn at(addr: SocketAddr) -> Self {
+        let socket = || {
+            socket2::Socket::new(
+                socket2::Domain::for_address(addr),
+                socket2::Type::STREAM,
+                None,
+            )
+            .expect("a socket")
+        };
+        let listener = socket();
+        listener.set_reuse_address(true).expect("an option");
+        listener.bind(&addr.into()).expect("its old port");
+        listener.listen(0).expect("a listener");
+        let mut queue = Vec::new();
+        for _ in 0..4 {
+            let filler = socket();
+            filler.set_nonblocking(true).expect("an option");
+            // Under way, or in the queue: both fill it.
+            let _ = filler.connect(&addr.into());
+            queue.push(filler);
+        }
+        Self {
+            _listener: listener,
+            _queue: queue,
+        }
     }
 }
 

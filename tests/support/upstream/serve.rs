@@ -1,6 +1,7 @@
 //! The socket: connections, the fault script, and bodies that come out as it says.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
     sync::{
@@ -21,16 +22,18 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Seen, Shared, World,
+    bent::{Bend, Bent},
     world::{Answer, Asked},
 };
 use crate::support::{
+    authority::TestCa,
     content::noise,
-    fault::{Armed, Fault},
+    fault::{Armed, Fault, Shake},
 };
 
 /// How a connection came.
@@ -43,15 +46,29 @@ struct Peer {
     wanting: bool,
 }
 
-/// Serves until told to stop, then cuts what is left. `asks`: registries answer only those who
-/// showed a certificate.
+/// What TLS is done with.
+struct Handshakes {
+    good: Arc<rustls::ServerConfig>,
+    /// For who is to see a wrong name.
+    other_name: Arc<rustls::ServerConfig>,
+    /// Certificates of clients are asked for.
+    asks: bool,
+}
+
+/// Serves until told to stop, then cuts what is left. With `clients`, registries answer only those
+/// who showed a certificate of that CA.
 pub(super) async fn accept(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
-    asks: bool,
+    ca: Arc<TestCa>,
+    clients: Option<Arc<TestCa>>,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
+    let tls = Arc::new(Handshakes {
+        good: ca.server_for(clients.as_deref()),
+        other_name: ca.server_named("other.test"),
+        asks: clients.is_some(),
+    });
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -60,8 +77,8 @@ pub(super) async fn accept(
             accepted = listener.accept() => {
                 let Ok((socket, _)) = accepted else { continue };
                 shared.accepted.fetch_add(1, Ordering::SeqCst);
-                let acceptor = TlsAcceptor::from(Arc::clone(&tls));
-                connections.spawn(connection(socket, acceptor, asks, Arc::clone(&shared)));
+                let tls = Arc::clone(&tls);
+                connections.spawn(connection(socket, tls, Arc::clone(&shared)));
             }
         }
     }
@@ -69,7 +86,7 @@ pub(super) async fn accept(
     connections.shutdown().await;
 }
 
-async fn connection(socket: TcpStream, tls: TlsAcceptor, asks: bool, shared: Arc<Shared>) {
+async fn connection(socket: TcpStream, tls: Arc<Handshakes>, shared: Arc<Shared>) {
     // As real ones do; without it, every answer in two writes costs 40 ms.
     let _ = socket.set_nodelay(true);
     let mut first = [0];
@@ -81,23 +98,45 @@ async fn connection(socket: TcpStream, tls: TlsAcceptor, asks: bool, shared: Arc
         return;
     };
     let raw = Arc::new(socket2::Socket::from(raw));
-    if first[0] == 0x16 {
-        if let Ok(stream) = tls.accept(socket).await {
-            let certified = stream.get_ref().1.peer_certificates().is_some();
-            let peer = Peer {
-                scheme: "https",
-                certified,
-                wanting: asks && !certified,
-            };
-            http(stream, peer, raw, shared).await;
-        }
-    } else {
+    let asks = tls.asks;
+    if first[0] != 0x16 {
         let peer = Peer {
             scheme: "http",
             certified: false,
             wanting: asks,
         };
         http(socket, peer, raw, shared).await;
+        return;
+    }
+    let Ok(start) = LazyConfigAcceptor::new(Default::default(), socket).await else {
+        return;
+    };
+    let hello = start.client_hello();
+    let name = hello.server_name().unwrap_or_default().to_owned();
+    let shake = shared.shakes().get(&name).copied();
+    let config = match shake {
+        None => Arc::clone(&tls.good),
+        Some(Shake::Close) => return,
+        Some(Shake::Garbage) => {
+            let _ = raw.send(b"220 mail.test ESMTP\r\n");
+            return;
+        }
+        Some(Shake::Stranger) => TestCa::new("a stranger").server(),
+        Some(Shake::OtherName) => Arc::clone(&tls.other_name),
+    };
+    let Ok(stream) = start.into_stream(config).await else {
+        return;
+    };
+    let certified = stream.get_ref().1.peer_certificates().is_some();
+    let peer = Peer {
+        scheme: "https",
+        certified,
+        wanting: asks && !certified,
+    };
+    let line = shared.lines().entry(name).or_default().clone();
+    tokio::select! {
+        () = http(stream, peer, raw, shared) => {}
+        () = line.cancelled() => {}
     }
 }
 
@@ -105,8 +144,12 @@ async fn http<S>(stream: S, peer: Peer, raw: Arc<socket2::Socket>, shared: Arc<S
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service =
-        service_fn(move |request| answer(request, peer, Arc::clone(&raw), Arc::clone(&shared)));
+    let bend = Arc::new(Mutex::new(None));
+    let stream = Bent::new(stream, Arc::clone(&bend));
+    let service = service_fn(move |request| {
+        let (raw, bend, shared) = (Arc::clone(&raw), Arc::clone(&bend), Arc::clone(&shared));
+        answer(request, peer, raw, bend, shared)
+    });
     // Errors here are the faults of the script, or a peer that went away.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
@@ -117,6 +160,7 @@ async fn answer(
     request: Request<Incoming>,
     peer: Peer,
     raw: Arc<socket2::Socket>,
+    bend: Arc<Mutex<Option<Bend>>>,
     shared: Arc<Shared>,
 ) -> io::Result<Response<Scripted>> {
     let (mut parts, body) = request.into_parts();
@@ -154,6 +198,12 @@ async fn answer(
             return Err(io::Error::other("silent by the script"));
         }
         Some(Fault::Late(gate)) => gate.pass().await,
+        Some(Fault::CutWire(bytes)) => {
+            *bend.lock().expect("no panic under this lock") = Some(Bend::Cut(*bytes));
+        }
+        Some(Fault::Raw(bytes)) => {
+            *bend.lock().expect("no panic under this lock") = Some(Bend::Instead(bytes.clone()));
+        }
         Some(Fault::IgnoreRange) => drop(parts.headers.remove("range")),
         Some(Fault::OtherRange) => {
             let other = "bytes=3-1002".parse().expect("a header value");
@@ -272,7 +322,17 @@ impl Shared {
             faults: Mutex::default(),
             seen: watch::Sender::new(Vec::new()),
             accepted: AtomicUsize::new(0),
+            shakes: Mutex::default(),
+            lines: Mutex::default(),
         }
+    }
+
+    pub(super) fn shakes(&self) -> MutexGuard<'_, HashMap<String, Shake>> {
+        self.shakes.lock().expect("no panic under this lock")
+    }
+
+    pub(super) fn lines(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.lines.lock().expect("no panic under this lock")
     }
 
     pub(in crate::support) fn world(&self) -> MutexGuard<'_, World> {
@@ -365,6 +425,19 @@ async fn feed(
         }
         _ => body.len(),
     };
+    if let Some(Fault::Trickle(apart)) = fault {
+        let mut ticks = tokio::time::interval(apart);
+        for at in 0..body.len() {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = tx.closed() => return,
+            }
+            if !send(body.slice(at..=at), &sent, &tx).await {
+                return;
+            }
+        }
+        return;
+    }
     if let Some(Fault::Paced(rate)) = fault {
         let mut due = tokio::time::Instant::now();
         for piece in body.chunks(16 * 1024) {
