@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::clients::{Docker, Skopeo, assert_holds};
+use crate::clients::{Containerd, Docker, Skopeo, assert_holds};
 use crate::image::{Image, MIB};
 use crate::process::wait_for;
 use crate::pulls::assert_fetched_once;
@@ -58,6 +58,71 @@ fn a_corrupt_blob_reaches_no_client_and_leaves_nothing_behind() {
     let docker = Docker::start(world.machine(&gateway));
     docker.pull(&name.full).ok();
     assert_eq!(docker.id(&name.full), image.id);
+}
+
+#[test]
+fn dockerd_and_ctr_at_once_notice_nothing_of_a_blob_host_that_refuses_and_breaks_now_and_then() {
+    let world = World::new();
+    let image = Image::docker(&[2 * MIB, MIB, MIB, MIB, 4096]);
+    let name = world.publish(HUB, "acme/app:1", &image);
+    let faults = [
+        Fault::Cut {
+            after: MIB as u64,
+            times: 1,
+        },
+        Fault::Refuse {
+            status: 503,
+            times: 1,
+        },
+        Fault::Refuse {
+            status: 429,
+            times: 1,
+        },
+        // A link that has expired when it is followed.
+        Fault::Refuse {
+            status: 403,
+            times: 1,
+        },
+    ];
+    for (layer, fault) in image.layers.iter().zip(faults) {
+        world.upstream.break_blob(&layer.digest, Some(fault));
+    }
+    let gateway = world.gateway("");
+    let docker = Docker::start(world.machine(&gateway));
+    let containerd = Containerd::start(world.machine(&gateway));
+    thread::scope(|scope| {
+        let pull = scope.spawn(|| docker.pull(&name.full));
+        containerd.pull(&name.full).ok();
+        pull.join().expect("a pull to end").ok();
+    });
+    assert_eq!(docker.id(&name.full), image.id);
+    assert!(containerd.images().contains(&image.manifest.digest));
+}
+
+#[test]
+fn a_blob_that_is_corrupt_once_costs_dockerd_and_ctr_a_try_at_most() {
+    let world = World::new();
+    let image = Image::docker(&[2 * MIB, 4096]);
+    let name = world.publish(HUB, "acme/app:1", &image);
+    let gateway = world.gateway("");
+    let docker = Docker::start(world.machine(&gateway));
+    let layer = &image.layers[0];
+    let once = || Some(Fault::CorruptOnce);
+    world.upstream.break_blob(&layer.digest, once());
+    // It may try again by itself.
+    if !docker.pull(&name.full).succeeded() {
+        docker.pull(&name.full).ok();
+    }
+    assert_eq!(docker.id(&name.full), image.id);
+
+    let other = Image::docker(&[2 * MIB, 8192]);
+    let name = world.publish(HUB, "acme/other:1", &other);
+    world.upstream.break_blob(&other.layers[0].digest, once());
+    let containerd = Containerd::start(world.machine(&gateway));
+    if !containerd.pull(&name.full).succeeded() {
+        containerd.pull(&name.full).ok();
+    }
+    assert!(containerd.images().contains(&other.manifest.digest));
 }
 
 #[test]

@@ -23,6 +23,10 @@ const CHUNK: usize = 32 << 10;
 pub enum Fault {
     /// One byte is another.
     Corrupt,
+    /// The same, in the first answer alone.
+    CorruptOnce,
+    /// The first `times` answers are this status and nothing else.
+    Refuse { status: u16, times: u32 },
     /// The first `times` answers break off after so many bytes, and every link made so far ends.
     Cut { after: u64, times: u32 },
     /// Each answer stops after so many bytes until the fault is taken away.
@@ -89,6 +93,9 @@ impl Cdn {
     fn strike(&self, digest: &str) -> Option<Fault> {
         let mut inner = self.inner.lock().expect("no panic holds it");
         let fault = inner.faults.get(digest).cloned();
+        if let Some(Fault::CorruptOnce) = fault {
+            inner.faults.remove(digest);
+        }
         if let Some(Fault::Cut { after, times }) = fault {
             inner.generation += 1;
             let left = times - 1;
@@ -100,6 +107,20 @@ impl Cdn {
             }
         }
         fault
+    }
+
+    /// The status to refuse this answer with; counts itself down.
+    fn refuses(&self, digest: &str) -> Option<StatusCode> {
+        let mut inner = self.inner.lock().expect("no panic holds it");
+        let Some(Fault::Refuse { status, times }) = inner.faults.get_mut(digest) else {
+            return None;
+        };
+        let status = StatusCode::from_u16(*status).expect("a status");
+        *times -= 1;
+        if *times == 0 {
+            inner.faults.remove(digest);
+        }
+        Some(status)
     }
 
     async fn pass_gate(&self, digest: &str) {
@@ -183,6 +204,9 @@ pub async fn blob<B>(
     if !stored.status().is_success() {
         return oci_error(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", "no such blob");
     }
+    if let Some(status) = shared.cdn.refuses(digest) {
+        return plain(status, "SlowDown");
+    }
     let bytes = stored.into_body();
     let total = bytes.len();
     let range = request.headers().get(header::RANGE);
@@ -240,10 +264,12 @@ fn sending(shared: Arc<Shared>, digest: String, bytes: Bytes, range: Range<usize
                 Some(Fault::Cut { after, .. } | Fault::Gate { after }) => {
                     end = end.min(rest.start + (after - done) as usize);
                 }
-                Some(Fault::Corrupt) | None => {}
+                Some(Fault::Corrupt | Fault::CorruptOnce | Fault::Refuse { .. }) | None => {}
             }
             let mut chunk = bytes.slice(rest.start..end);
-            if matches!(fault, Some(Fault::Corrupt)) && (rest.start..end).contains(&middle) {
+            if matches!(fault, Some(Fault::Corrupt | Fault::CorruptOnce))
+                && (rest.start..end).contains(&middle)
+            {
                 let mut wrong = chunk.to_vec();
                 wrong[middle - rest.start] ^= 1;
                 chunk = wrong.into();
