@@ -22,9 +22,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{self, Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use tracing::field::Empty;
 use tracing::{Instrument, info_span};
-use hyper::body::Incoming;
 
 use self::client::HttpClient;
 pub use self::client::Tls;

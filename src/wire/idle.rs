@@ -139,11 +139,11 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match self.inner.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => {
-                let since = self.waiting.take();
+                let (since, limit) = (self.waiting.take(), self.limit);
                 if let Some(floor) = &mut self.floor {
                     // Longer than that, nobody was there to take it.
                     let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
-                    floor.waited += waited.min(self.limit);
+                    floor.waited += waited.min(limit);
                     let data = frame
                         .as_ref()
                         .and_then(|frame| frame.as_ref().ok()?.data_ref());

@@ -47,7 +47,7 @@ impl Collector {
                         let body = body.collect().await.unwrap().to_bytes();
                         sender.send_modify(|all| all.push(body));
                         let answer = Response::builder().status(status);
-                        Ok::<_, Infallible>(answer.body(Full::from("{}")).unwrap())
+                        Ok::<_, Infallible>(answer.body(Full::<Bytes>::from("{}")).unwrap())
                     }
                 });
                 let socket = TokioIo::new(socket);

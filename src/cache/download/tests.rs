@@ -352,7 +352,8 @@ async fn an_upstream_that_gives_no_parts_is_read_on_as_a_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn parts_that_go_wrong_are_resumed_or_taken_over() {
-    let cases: Vec<(&str, Box<dyn Fn(usize, Part) -> Does + Send + Sync>)> = vec![
+    type Script = Box<dyn Fn(usize, Part) -> Does + Send + Sync>;
+    let cases: Vec<(&str, Script)> = vec![
         ("another part", Box::new(|_, _| Does::Other(7))),
         ("more than was asked for", Box::new(|_, _| Does::Overlong)),
         ("another length", Box::new(|_, _| Does::Total(48 * MIB - 1))),
