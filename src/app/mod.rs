@@ -24,7 +24,8 @@ use tracing::{info, warn};
 pub use self::directory::Directory;
 use self::helm::Helm;
 pub use self::parts::{
-    Unusable, authority, beyond, ca_config, parent, registry_tls, robots, strangers,
+    Unusable, authority, beyond, ca_config, name_constraints, parent, registry_tls, robots,
+    strangers,
 };
 use self::parts::{front, patience};
 pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};

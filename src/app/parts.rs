@@ -204,7 +204,8 @@ pub fn strangers(config: &Config, knows: impl Fn(&str) -> bool) -> Vec<String> {
     told
 }
 
-pub(super) fn name_constraints(config: &Config, policy: &Policy) -> tls::NameConstraints {
+/// What the CA may sign for.
+pub fn name_constraints(config: &Config, policy: &Policy) -> tls::NameConstraints {
     let NameConstraints {
         mut dns, mut ips, ..
     } = policy.name_constraints();

@@ -33,13 +33,17 @@ struct CaShow {
     config: Option<PathBuf>,
 }
 
-/// Make the CA, if there is none yet. An existing key is never overwritten.
+/// Make the CA, if there is none yet. An existing key is never overwritten; with --new-key, for one that
+/// others may have, it is kept aside, and all clients need the new ca.crt.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "init")]
 struct CaInit {
     /// configuration file
     #[argh(option)]
     config: Option<PathBuf>,
+    /// make a new key although there is one
+    #[argh(switch)]
+    new_key: bool,
 }
 
 /// Issue the CA's certificate anew, with the same key and new dates. Clients need the new file.
@@ -56,6 +60,7 @@ impl Ca {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             CaCommand::Show(args) => ca_show(args.config.as_deref()),
+            CaCommand::Init(args) if args.new_key => ca_replace(args.config.as_deref()),
             CaCommand::Init(args) => ca_init(args.config.as_deref()),
             CaCommand::Renew(args) => ca_renew(args.config.as_deref()),
         }
@@ -79,6 +84,28 @@ fn ca_init(file: Option<&Path>) -> anyhow::Result<()> {
         complain(&notice.to_string());
     }
     say(&authority.describe());
+    Ok(())
+}
+
+fn ca_replace(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = load(file)?;
+    let policy = policy(&config);
+    // There must be something to replace.
+    let (old, _) = Authority::open(&app::ca_config(&config, &policy))?;
+    let before = old.fingerprint().to_owned();
+    let (ca, names) = (
+        app::ca_config(&config, &policy),
+        app::name_constraints(&config, &policy),
+    );
+    let (authority, _, aside) = old.replace(&ca, &names)?;
+    say(&authority.describe());
+    complain(&format!(
+        "The old pair is kept as {} and {}; destroy them once no client trusts the old certificate any more.\n\
+         Now: restart the gateway (until then it signs with the old key). On every client run the script of /setup/… again, or put the new ca.crt in the place of the old one; restart dockerd. Until then they refuse the gateway.\n\
+         Take the old certificate, sha256 {before}, out of every store: whoever has its key can speak for the registries it names as long as somebody trusts it.",
+        aside.certificate.display(),
+        aside.key.display()
+    ));
     Ok(())
 }
 

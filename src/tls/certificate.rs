@@ -129,7 +129,8 @@ pub(super) fn key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
         })
 }
 
-pub(super) fn fingerprint(der: &[u8]) -> String {
+/// SHA-256 of a certificate, as `openssl x509 -fingerprint` prints it: `AA:BB:…`.
+pub fn fingerprint(der: &[u8]) -> String {
     let bytes = Sha256::digest(der);
     let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
     hex.join(":")

@@ -19,16 +19,19 @@ mod files;
 mod front;
 mod leaf;
 mod notice;
+mod rekey;
 mod roots;
 #[cfg(test)]
 mod test_support;
 
 pub use authority::Authority;
+pub use certificate::fingerprint;
 pub use constraints::NameConstraints;
 pub use error::CaError;
 pub use front::Front;
 pub use leaf::{LeafError, Leaves};
 pub use notice::{Notice, Scope};
+pub use rekey::Aside;
 pub use roots::{Roots, RootsError};
 
 /// Where the CA is and how far it may reach: `[ca]` of the configuration (PRODUCT.md section 2).
