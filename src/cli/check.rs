@@ -10,9 +10,11 @@ use http::HeaderValue;
 use super::{Misused, load, policy, say};
 use crate::app::{self, Parent, Unusable};
 use crate::config::Config;
+use crate::oci::name::ImageName;
 use crate::policy::{AddressGuard, Policy, Target, explain};
 use crate::tls::{Authority, Front};
 use crate::users::Users;
+use crate::warm::Platforms;
 
 /// Read the configuration, and explain what would happen to a host.
 #[derive(FromArgs, ArgsInfo, Debug)]
@@ -84,8 +86,10 @@ impl Check {
                     text.push_str(&format!("  {:<28} {}\n", registry.name, hosts.join(", ")));
                 }
                 text.push_str(&format!("\n{}\n", downloads(&config)));
+                text.push_str(&prefetched(&config, &policy, None));
+                text.push_str(&admin(&config));
                 text.push_str(
-                    "\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\n",
+                    "\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\nOn a client machine: pierhead doctor\n",
                 );
             }
             Some(host) => text.push_str(&explained(
@@ -113,6 +117,64 @@ fn downloads(config: &Config) -> String {
         false => "starts no download",
     };
     format!("A large blob comes over {connections}; a manifest that passes {starts}.")
+}
+
+/// The images of `[[prefetch]]`, of one registry or of all.
+fn prefetched(config: &Config, policy: &Policy, registry: Option<&str>) -> String {
+    let mut text = String::new();
+    for entry in &config.prefetch {
+        let of = |image: &&ImageName| {
+            registry.is_none_or(|wanted| {
+                let found = policy.registry_for(&image.registry, None);
+                found.is_some_and(|found| found.name == wanted)
+            })
+        };
+        let images: Vec<String> = entry
+            .images
+            .iter()
+            .filter(of)
+            .map(ImageName::to_string)
+            .collect();
+        if images.is_empty() {
+            continue;
+        }
+        let platforms = match &entry.platforms {
+            Platforms::All => "all platforms".to_owned(),
+            Platforms::Only(some) => {
+                let some: Vec<String> = some.iter().map(ToString::to_string).collect();
+                some.join(", ")
+            }
+        };
+        let every = humantime::format_duration(entry.interval);
+        text.push_str(&match registry {
+            Some(_) => format!(
+                "{:<12} {} every {every}, {platforms}\n",
+                "prefetched",
+                images.join(", ")
+            ),
+            None => format!("  {}  every {every}, {platforms}\n", images.join(", ")),
+        });
+    }
+    match (registry, text.is_empty()) {
+        (None, false) => format!("\nPulled before anybody asks:\n{text}"),
+        _ => text,
+    }
+}
+
+/// Who may look at the admin listener, and who may change something.
+fn admin(config: &Config) -> String {
+    let who = match (&config.admin_users_file, config.listen.admin) {
+        (_, None) => return "\nThere is no admin listener: no page, no API, no metrics; commands wait until no gateway runs.\n".to_owned(),
+        (Some(file), Some(_)) => format!("its users are those of {}", file.display()),
+        (None, Some(address)) if address.ip().is_loopback() => "whoever is on this machine may look and change".to_owned(),
+        (None, Some(_)) => "whoever reaches it may look, and who is on this machine may change; admin.users_file asks for a login".to_owned(),
+    };
+    let address = config
+        .listen
+        .admin
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    format!("\nThe page and the API at http://{address}: {who}.\n")
 }
 
 /// What would happen to `asked`, and at which addresses.
@@ -162,7 +224,9 @@ fn explained(
     let user = user.filter(|_| users.asked());
     text.push_str(&explain(policy, &guard, &target, client, user));
     let registry = policy.registry_for(target.host.as_str(), Some(target.port));
-    let files = registry.and_then(|one| app::registry_tls(config, policy, &one.name));
+    let files = registry
+        .as_ref()
+        .and_then(|one| app::registry_tls(config, policy, &one.name));
     if let Some(file) = files.and_then(|files| files.ca_file.as_ref()) {
         let file = file.display();
         text.push_str(&format!("{:<12} {file}, beside the others\n", "roots"));
@@ -173,6 +237,9 @@ fn explained(
             "{:<12} {file}, if the registry asks for one\n",
             "shown to it"
         ));
+    }
+    if let Some(registry) = &registry {
+        text.push_str(&prefetched(config, policy, Some(&registry.name)));
     }
     let name = target.host.to_string();
     if target.host.ip().is_some() {

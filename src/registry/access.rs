@@ -145,6 +145,12 @@ impl Access {
         call.by_policy_alone() || stands(call.credential().as_deref()) || stands(None)
     }
 
+    /// Whether `key` may be shown to the caller while upstream is away, for whatever reason.
+    pub fn shows_offline(&self, call: &Call, repo: &RepoName, key: &Key) -> bool {
+        (self.is_member(call, repo, key) && self.holds_offline(call, repo))
+            || self.holds_pinned(call, repo, key)
+    }
+
     /// Notes that upstream accepted the caller in `repo` just now.
     pub async fn granted(&self, call: &Call, repo: &RepoName) {
         self.metrics.grants.inc();

@@ -9,6 +9,7 @@ mod lookahead;
 mod manifest;
 mod passes;
 mod push;
+mod referrers;
 mod relay;
 mod reply;
 mod source;
@@ -268,6 +269,10 @@ impl Registries {
             Route::Upload { repo } if !reads => {
                 self.push_blob(&call, &repo, body).await.about(&repo, path)
             }
+            Route::Referrers { repo, digest } if reads => self
+                .referrers(&call, &repo, &digest, body)
+                .await
+                .about(&repo, path),
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
                 self.pass_on(&call, body, &repository)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::process::{Daemon, Finished, run, wait_for};
+use crate::process::{Daemon, Finished, PULL_LIMIT, run, wait_for};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pierhead");
 
@@ -113,6 +113,22 @@ impl Gateway {
             .args(["--net", "--target", &self.daemon.pid().to_string()])
             .arg(program);
         command
+    }
+
+    /// Runs another command of the program by this gateway's configuration.
+    pub fn command(&self, args: &[&str]) -> Finished {
+        let mut command = Command::new(BINARY);
+        command
+            .env_clear()
+            .current_dir(&self.dir)
+            .args(args)
+            .args(["--config", "pierhead.toml"]);
+        run(command, PULL_LIMIT)
+    }
+
+    /// The folder everything of it is in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The folder the cache is in.

@@ -17,6 +17,7 @@ mod world;
 
 mod admin;
 mod bounds;
+mod carry;
 mod chain;
 mod container;
 mod debian;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
-    Gateway, Image, Manifest, Repo, Setup, Upstream, client, gateway, image, within,
+    Blob, Gateway, Image, Manifest, Repo, Setup, Upstream, client, gateway, image, within,
 };
 
 const LAYER: usize = 300_000;
@@ -657,4 +657,57 @@ async fn an_entity_tag_names_the_very_bytes() {
     }
     let kinds: std::collections::HashSet<_> = seen.iter().map(|(etag, _)| etag).collect();
     assert!(kinds.len() >= 3, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn what_is_about_an_image_is_carried_with_it_and_listed_where_nobody_can_be_asked() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let image = repo.image("v1", 111, &[LAYER]);
+    let blob = repo.blob(112, 5000);
+    repo.put(&Blob::of("{}"));
+    let (signature, bill) = (
+        Manifest::about(&image.manifest, "application/x-signature", &blob),
+        Manifest::about(&image.manifest, "application/x-bill", &blob),
+    );
+    repo.put_manifest(&signature).put_manifest(&bill);
+    let source = Gateway::before(&up).start().await;
+    let desk = Desk::at(&source);
+    desk.run(&["pull", "--referrers", &name(&image)]).await.ok();
+    desk.run(&["export", &name(&image), "-o", "bare.tar"])
+        .await
+        .ok();
+    let all = ["export", "--referrers", &name(&image), "-o", "all.tar"];
+    desk.run(&all).await.ok();
+    up.stop().await;
+
+    let island = Gateway::before(&up).start().await;
+    let there = Desk::at(&island);
+    let file = |name: &str| desk.file(name).to_str().unwrap().to_owned();
+    there.run(&["import", &file("bare.tar")]).await.ok();
+    let list = |query: &str| {
+        let url = repo.url(&format!("referrers/{}{query}", image.manifest.digest));
+        let client = island.client();
+        async move {
+            let reply = client.get(&url).send().await;
+            assert_eq!(reply.status, 200);
+            let index: Value = serde_json::from_str(&reply.text().await).unwrap();
+            index["manifests"].as_array().unwrap().clone()
+        }
+    };
+    assert_eq!(list("").await.len(), 0);
+    there.run(&["import", &file("all.tar")]).await.ok();
+    assert_eq!(list("").await.len(), 2);
+    let bills = list("?artifactType=application/x-bill").await;
+    assert_eq!(bills.len(), 1, "{bills:?}");
+    assert_eq!(bills[0]["digest"], bill.digest.as_str());
+    assert_eq!(bills[0]["artifactType"], "application/x-bill");
+    let client = island.client();
+    client.manifest(&repo, &signature.digest).await;
+    let reply = client.get(&repo.blob_url(&blob.digest)).send().await;
+    reply.verified(&blob.digest).await;
+    // They go with what they are about.
+    there.run(&["cache", "rm", &name(&image)]).await.ok();
+    let stats = there.json(&["cache", "stats"]).await;
+    assert_eq!(stats["objects"], 0, "{stats}");
 }

@@ -63,6 +63,33 @@ async fn an_empty_file_is_a_configuration() {
 }
 
 #[tokio::test]
+async fn check_tells_of_what_is_prefetched_and_who_may_change_something() {
+    let toml = "[[prefetch]]\nimages = [\"alpine:3\", \"ghcr.io/org/app\"]\nplatforms = [\"linux/arm64\"]\ninterval = \"2h\"\n";
+    let said = String::from_utf8(check(toml).await.stdout).unwrap();
+    let line = "docker.io/library/alpine:3, ghcr.io/org/app:latest  every 2h, linux/arm64";
+    for word in [
+        line,
+        "http://127.0.0.1:3129: whoever is on this machine",
+        "pierhead doctor",
+    ] {
+        assert!(said.contains(word), "no {word:?} in:\n{said}");
+    }
+    let said = String::from_utf8(check("[listen]\nadmin = \"\"\n").await.stdout).unwrap();
+    assert!(said.contains("no admin listener"), "{said}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pierhead.toml");
+    std::fs::write(&file, toml).unwrap();
+    let args = ["check", "--config", file.to_str().unwrap(), "ghcr.io"];
+    let said = gateway::run(&args, dir.path()).await;
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        said.contains("prefetched   ghcr.io/org/app:latest every 2h"),
+        "{said}"
+    );
+    assert!(!said.contains("alpine"), "{said}");
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_there_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let output = gateway::run(&["serve", "--config", "nowhere.toml"], dir.path()).await;

@@ -194,6 +194,23 @@ impl Manifest {
         Self::of(media_type, body.to_string())
     }
 
+    /// A signature, or another thing of one blob that is about `subject`.
+    pub fn about(subject: &Self, artifact_type: &str, blob: &Blob) -> Self {
+        let empty = Blob::of("{}");
+        let descriptor = |media_type: &str, blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.len() });
+        let body = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": artifact_type,
+            "config": descriptor("application/vnd.oci.empty.v1+json", &empty),
+            "layers": [descriptor("application/octet-stream", blob)],
+            "subject": {
+                "mediaType": subject.media_type, "digest": subject.digest, "size": subject.bytes.len(),
+            },
+        });
+        Self::of(OCI_MANIFEST, body.to_string())
+    }
+
     /// A manifest of `len` bytes that is nobody's image.
     pub fn padded(seed: u64, len: usize) -> Self {
         let padding = super::content::hex(&noise(seed, len / 2));

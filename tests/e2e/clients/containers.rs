@@ -42,6 +42,18 @@ impl Podman {
         self.run("podman", "pull", &[options, &["--quiet", name]].concat())
     }
 
+    /// Loads a file.
+    pub fn load(&self, file: &Path) -> Finished {
+        let file = file.display().to_string();
+        self.run("podman", "load", &["--quiet", "--input", &file])
+    }
+
+    /// The configuration's digest of an image that is here, in hex.
+    pub fn id(&self, name: &str) -> String {
+        let inspect = ["inspect", "--format", "{{.Id}}", name];
+        self.run("podman", "image", &inspect).ok().trim().to_owned()
+    }
+
     /// Pulls with buildah.
     pub fn build_pull(&self, name: &str) -> Finished {
         self.run("buildah", "pull", &["--quiet", name])
@@ -74,11 +86,26 @@ impl Skopeo {
     }
 
     pub fn copy_with(&self, name: &str, to: &str, options: &[&str]) -> Finished {
+        self.copy_from(&format!("docker://{name}"), to, options)
+    }
+
+    /// From a registry to any place skopeo has a word for.
+    pub fn copy_to(&self, name: &str, to: &str) -> Finished {
+        let mut command = self.machine.command("skopeo");
+        command
+            .args(["--insecure-policy", "copy", "--quiet"])
+            .arg(format!("docker://{name}"))
+            .arg(to);
+        run(command, PULL_LIMIT)
+    }
+
+    /// From any place skopeo has a word for.
+    pub fn copy_from(&self, from: &str, to: &str, options: &[&str]) -> Finished {
         let mut command = self.machine.command("skopeo");
         command
             .args(["--insecure-policy", "copy", "--quiet"])
             .args(options)
-            .arg(format!("docker://{name}"))
+            .arg(from)
             .arg(format!("dir:{}", self.folder(to).display()));
         run(command, PULL_LIMIT)
     }

@@ -1,7 +1,7 @@
 //! dockerd, started by hand, and the command line that talks to it.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -64,6 +64,11 @@ impl Docker {
 
     pub fn pull_platform(&self, name: &str, platform: &str) -> Finished {
         self.docker(&["pull", "--platform", platform, name])
+    }
+
+    /// Loads a file.
+    pub fn load(&self, file: &Path) -> Finished {
+        self.docker(&["load", "--quiet", "--input", &file.display().to_string()])
     }
 
     /// The configuration's digest of an image that is here.

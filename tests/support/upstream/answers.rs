@@ -32,10 +32,19 @@ impl World {
                 Answer::new(200, "application/json", list.to_string()).with("x-from", "upstream")
             }
             "referrers" => {
+                let about = repo.manifests.iter().filter_map(|(digest, (kind, bytes))| {
+                    let parsed: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+                    (parsed["subject"]["digest"] == what).then(|| {
+                        serde_json::json!({
+                            "mediaType": kind, "digest": digest, "size": bytes.len(),
+                            "artifactType": parsed["artifactType"],
+                        })
+                    })
+                });
                 let list = serde_json::json!({
                     "schemaVersion": 2,
                     "mediaType": "application/vnd.oci.image.index.v1+json",
-                    "manifests": []
+                    "manifests": about.collect::<Vec<_>>(),
                 });
                 let media_type = "application/vnd.oci.image.index.v1+json";
                 Answer::new(200, media_type, list.to_string())
