@@ -19,6 +19,7 @@ pub mod carry; // images across an air gap: one file out, one file in
 pub mod cli;
 pub mod config; // the file and the environment, parsed into each room's own terms
 pub mod connect; // verdict to bytes: tunnel, forward, intercept
+pub mod doctor; // a client machine's way to an image, and what to mend
 pub mod listen; // socket to connection
 pub mod oci; // the vocabulary of registries; used by all
 pub mod policy; // connection to verdict: pure

@@ -5,6 +5,7 @@ mod ca;
 mod cache;
 mod carry;
 mod check;
+mod doctor;
 mod images;
 mod manual;
 mod pull;
@@ -41,6 +42,7 @@ enum Command {
     Ca(ca::Ca),
     Manual(manual::Manual),
     Setup(setup::Setup),
+    Doctor(doctor::Doctor),
     Pull(pull::Pull),
     Cache(cache::Cache),
     Export(carry::Export),
@@ -87,6 +89,7 @@ pub fn run(args: &[String]) -> ExitCode {
         Command::Ca(args) => args.run(),
         Command::Manual(args) => args.run(),
         Command::Setup(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Pull(args) => args.run(),
         Command::Cache(args) => args.run(),
         Command::Export(args) => args.run(),

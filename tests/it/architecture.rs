@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
             "tls",
             "users",
+            "warm",
         ],
     ),
     (
@@ -81,6 +82,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("cache", &["oci", "store", "telemetry", "wire"]),
     ("upstream", &["oci", "policy", "telemetry", "wire"]),
+    ("doctor", &["oci", "tls"]),
     ("setup", &["policy"]),
     ("users", &["telemetry"]),
     ("store", &["oci"]),

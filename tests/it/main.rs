@@ -19,6 +19,7 @@ mod commands;
 mod config;
 mod crash;
 mod deny;
+mod doctor;
 mod drain;
 mod follow;
 mod health;

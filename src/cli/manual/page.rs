@@ -120,6 +120,16 @@ The configuration file, where \fB\-\-config\fR names none.
 \fBPIERHEAD_\fISECTION\fB__\fIKEY\fR
 A key of the configuration, over the file: \fBPIERHEAD_CACHE__MAX_SIZE=100GiB\fR.
 .TP
+\fBPIERHEAD_GATEWAY\fR
+The admin address of the gateway that \fBpull\fR, \fBcache\fR, \fBexport\fR and \fBimport\fR talk to, where
+\fB\-\-gateway\fR names none: \fBhttp://\fR[\fINAME\fB:\fIPASSWORD\fB@\fR]\fIHOST\fB:\fIPORT\fR.
+.TP
+\fBPIERHEAD_LOGIN\fR
+\fINAME\fB:\fIPASSWORD\fR of that gateway's \fBadmin.users_file\fR.
+.TP
+\fBHTTPS_PROXY\fR, \fBNO_PROXY\fR, \fBSSL_CERT_FILE\fR
+What \fBdoctor\fR takes for the shell's own settings.
+.TP
 \fBNOTIFY_SOCKET\fR, \fBWATCHDOG_USEC\fR, \fBLISTEN_FDS\fR, \fBLISTEN_FDNAMES\fR
 The service manager's, see \fBsd_notify\fR(3) and \fBsd_listen_fds\fR(3). Sockets are named
 \fBproxy\fR, \fBproxy_tls\fR or \fBadmin\fR, and come in the place of the configured addresses.
@@ -127,6 +137,9 @@ The service manager's, see \fBsd_notify\fR(3) and \fBsd_listen_fds\fR(3). Socket
 .TP
 \fI./pierhead.toml\fR, \fI/etc/pierhead/pierhead.toml\fR
 The configuration: the first that is there, else built\-in defaults. Every key has one.
+.TP
+\fIcache.dir\fB/admin.token\fR
+How commands on this machine reach the gateway that has the directory: who may read it may change everything.
 .SH SIGNALS
 \fBSIGTERM\fR and \fBSIGINT\fR drain: no new connections, and what runs may finish within
 \fBlimits.drain\fR. A second one cuts it.
