@@ -18,6 +18,7 @@ use super::origin::Origin;
 use super::passthrough::Passthrough;
 use crate::oci::digest::Digest;
 use crate::wire::body::Body;
+use crate::wire::buffer::Buffer;
 
 /// A part of a blob on its way to one client.
 pub struct Reader {
@@ -184,27 +185,24 @@ async fn readable(state: &mut watch::Receiver<State>, at: u64, end: Option<u64>)
     }
 }
 
-/// Reads up to [`CHUNK`] bytes at `at`: from the page cache without leaving the thread, else on a
-/// thread that may wait for the disk.
+/// Reads up to [`Buffer::SIZE`] bytes at `at`: from the page cache without leaving the thread, else on
+/// a thread that may wait for the disk.
 async fn read(file: &Arc<File>, at: u64, end: u64) -> io::Result<Bytes> {
-    let len = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
-    let mut buffer = vec![0; len];
+    let len = usize::try_from(end - at).map_or(Buffer::SIZE, |left| left.min(Buffer::SIZE));
+    let mut buffer = Buffer::take();
     match rustix::io::preadv2(
         file,
-        &mut [IoSliceMut::new(&mut buffer)],
+        &mut [IoSliceMut::new(&mut buffer.bytes()[..len])],
         at,
         ReadWriteFlags::NOWAIT,
     ) {
-        Ok(n) if n > 0 => {
-            buffer.truncate(n);
-            return Ok(buffer.into());
-        }
+        Ok(n) if n > 0 => return Ok(buffer.filled(n)),
         // Not in memory, or a file system that knows no NOWAIT.
         _ => {}
     }
     let file = file.clone();
     let (buffer, n) = tokio::task::spawn_blocking(move || {
-        let n = file.read_at(&mut buffer, at)?;
+        let n = file.read_at(&mut buffer.bytes()[..len], at)?;
         Ok::<_, io::Error>((buffer, n))
     })
     .await
@@ -215,11 +213,8 @@ async fn read(file: &Arc<File>, at: u64, end: u64) -> io::Result<Bytes> {
             "a cached file is shorter than it was",
         ));
     }
-    let mut buffer = buffer;
-    buffer.truncate(n);
-    Ok(buffer.into())
+    Ok(buffer.filled(n))
 }
 
-const CHUNK: usize = 256 << 10;
 /// Bytes.
 pub(super) const HELD_BACK: u64 = 16 << 10;

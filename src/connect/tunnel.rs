@@ -10,13 +10,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::telemetry::live;
+use crate::wire::pipe::{Bare, Pipe};
 
 /// Copies between two sockets until both have ended. An end of one side is passed on to the other
-/// while the opposite direction goes on (half-close). A tunnel that is silent holds no buffer: bytes
-/// pass through one that all tunnels of a thread share.
+/// while the opposite direction goes on (half-close). Between bare sockets the kernel moves the bytes;
+/// where TLS is in the way they pass through a buffer that all tunnels of a thread share. A tunnel that
+/// is silent holds neither pipe nor buffer.
 pub struct Tunnel<A, B> {
     a: A,
     b: B,
@@ -40,6 +43,10 @@ struct Direction {
     /// What the writer did not take at once.
     left: Vec<u8>,
     sent: usize,
+    /// What the kernel moves, as long as something does.
+    pipe: Option<Pipe>,
+    /// The kernel would not.
+    copies: bool,
     ended: bool,
     closed: bool,
     moved: u64,
@@ -49,8 +56,8 @@ struct Direction {
 
 impl<A, B> Tunnel<A, B>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Bare + Unpin,
+    B: AsyncRead + AsyncWrite + Bare + Unpin,
 {
     /// `early` is what the client sent before the tunnel stood; `idle` ends a silent tunnel;
     /// `shown` is told what moves.
@@ -87,8 +94,8 @@ where
 
 impl<A, B> Future for Tunnel<A, B>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Bare + Unpin,
+    B: AsyncRead + AsyncWrite + Bare + Unpin,
 {
     type Output = io::Result<()>;
 
@@ -125,8 +132,8 @@ impl Direction {
         writer: &mut W,
     ) -> Poll<io::Result<()>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + Bare + Unpin,
+        W: AsyncWrite + Bare + Unpin,
     {
         loop {
             while self.sent < self.left.len() {
@@ -146,6 +153,12 @@ impl Direction {
                     self.closed = true;
                 }
                 return Poll::Ready(Ok(()));
+            }
+            if !self.copies
+                && let (Some(from), Some(to)) = (reader.bare(), writer.bare())
+            {
+                ready!(self.poll_splice(cx, from, to))?;
+                continue;
             }
             let read = SCRATCH.with_borrow_mut(|scratch| {
                 let mut buf = ReadBuf::new(scratch);
@@ -173,6 +186,53 @@ impl Direction {
             }
         }
     }
+
+    /// Has the kernel move bytes until the reader ends, or it turns out that it cannot.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut pipe = match self.pipe.take() {
+                Some(pipe) => pipe,
+                // Not before there is something to move.
+                None if from.poll_read_ready(cx)?.is_pending() => return Poll::Pending,
+                None => match Pipe::take() {
+                    Ok(pipe) => pipe,
+                    Err(_) => {
+                        self.copies = true;
+                        return Poll::Ready(Ok(()));
+                    }
+                },
+            };
+            if pipe.poll_drain(cx, to)?.is_pending() {
+                self.pipe = Some(pipe);
+                return Poll::Pending;
+            }
+            match pipe.poll_fill(cx, from) {
+                Poll::Pending => {
+                    pipe.give_back();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => {
+                    pipe.give_back();
+                    self.ended = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(moved)) => {
+                    self.moved += moved as u64;
+                    self.pipe = Some(pipe);
+                }
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::InvalidInput => {
+                    self.copies = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
 }
 
 const BUFFER: usize = 128 << 10;
@@ -183,9 +243,65 @@ thread_local! {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::TcpListener;
 
     use super::*;
+
+    impl Bare for DuplexStream {
+        fn bare(&self) -> Option<&TcpStream> {
+            None
+        }
+    }
+
+    impl Bare for TcpStream {
+        fn bare(&self) -> Option<&TcpStream> {
+            Some(self)
+        }
+    }
+
+    async fn sockets() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap());
+        let (there, here) = tokio::join!(there, listener.accept());
+        (there.unwrap(), here.unwrap().0)
+    }
+
+    /// Between bare sockets, with more than any buffer on the way holds and readers that are slow.
+    #[tokio::test]
+    async fn the_kernel_moves_the_bytes_of_bare_sockets_and_all_of_them() {
+        let (mut client, near) = sockets().await;
+        let (far, mut target) = sockets().await;
+        let shown = Arc::new(live::Moved::default());
+        let tunnel = Tunnel::new(near, far, b"early ", Duration::from_secs(60), shown.clone());
+        let tunnel = tokio::spawn(tunnel);
+        let long: Vec<u8> = (0..20_000_000u32).map(|n| (n % 251) as u8).collect();
+        let (up, down) = (long.clone(), long.clone());
+        let (mut client_read, mut client_write) = client.split();
+        let (mut target_read, mut target_write) = target.split();
+        let asking = async {
+            client_write.write_all(&up).await.unwrap();
+            client_write.shutdown().await.unwrap();
+        };
+        let answering = async {
+            target_write.write_all(&down).await.unwrap();
+            target_write.shutdown().await.unwrap();
+        };
+        let (mut asked, mut heard) = (Vec::new(), Vec::new());
+        let (_, _, a, b) = tokio::join!(
+            asking,
+            answering,
+            target_read.read_to_end(&mut asked),
+            client_read.read_to_end(&mut heard)
+        );
+        a.unwrap();
+        b.unwrap();
+        assert!(asked.strip_prefix(b"early ") == Some(&long[..]));
+        assert!(heard == long);
+        tunnel.await.unwrap().unwrap();
+        assert_eq!(shown.up.load(Ordering::Relaxed), 20_000_006);
+        assert_eq!(shown.down.load(Ordering::Relaxed), 20_000_000);
+    }
 
     #[tokio::test]
     async fn one_side_may_end_while_the_other_goes_on() {

@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::wire::pipe::Bare;
+
 /// Bytes to and from a target, or to and from a parent proxy that forwards plain HTTP.
 #[derive(Debug)]
 pub struct Connection {
@@ -58,6 +60,15 @@ impl From<TcpStream> for Connection {
 impl Describe for Connection {
     fn connected(&self) -> Connected {
         Connected::new().proxy(self.forwards)
+    }
+}
+
+impl Bare for Connection {
+    fn bare(&self) -> Option<&TcpStream> {
+        match &self.link {
+            Link::Plain(socket) if self.early.is_empty() => Some(socket),
+            _ => None,
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 //! and the orderly end of everything.
 
 pub mod body;
+pub mod buffer;
 pub mod drain;
 pub mod headers;
 pub mod idle;
 pub mod pace;
+pub mod pipe;
 pub mod socket;
 pub mod turns;

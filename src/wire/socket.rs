@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::pipe::Bare;
+
 /// What a client speaks HTTP over. One type for both, so that a CONNECT gets its socket back
 /// whichever it is.
 #[derive(Debug)]
@@ -15,6 +17,15 @@ pub enum Socket {
     Plain(TcpStream),
     /// Boxed: a TLS session is a thousand bytes that a plain connection has no use for.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Bare for Socket {
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Socket {
