@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tracing::info;
 
+use super::line::SINK;
 use super::metrics::{Metrics, Tally};
 use crate::wire::body::Body;
 
@@ -59,6 +60,13 @@ pub struct Line {
 pub fn write(metrics: &Metrics, line: &Line, bytes: u64, complete: bool) {
     metrics.request(&line.registry, line.outcome, bytes);
     let ms = u64::try_from(line.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match SINK.get() {
+        Some(sink) => sink.write(line, bytes, ms, complete),
+        None => by_the_logger(line, bytes, ms, complete),
+    }
+}
+
+pub(super) fn by_the_logger(line: &Line, bytes: u64, ms: u64, complete: bool) {
     info!(
         target: "access",
         client = %line.client,

@@ -10,6 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use super::batch::Batch;
+use super::line::{SINK, Sink};
 use super::spans::{self, Spans};
 
 type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
@@ -59,6 +60,16 @@ pub fn init(json: bool, level: &str, spans: Option<Spans>) -> Flush {
         if lines.try_init().is_ok() {
             remember(move |level| drop(filter.reload(lines_of(level))));
         }
+    }
+    // Colours are for a person, who reads slowly.
+    if (json || !std::io::stderr().is_terminal())
+        && let Some(batch) = &batch
+    {
+        let sink = Sink {
+            batch: batch.clone(),
+            json,
+        };
+        let _ = SINK.set(sink);
     }
     Flush(batch)
 }

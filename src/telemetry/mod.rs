@@ -4,6 +4,7 @@ pub mod access;
 mod batch;
 pub mod build;
 pub mod history;
+mod line;
 pub mod live;
 pub mod log;
 pub mod metrics;
