@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{Gateway, LARGEST_HEAD, Live, Peer, framed_twice, plain, shown, upgraded};
+use super::{Gateway, LARGEST_HEAD, Live, Peer, framed_twice, plain, rest, shown, upgraded};
 use crate::oci::error::{Code, OciError};
 use crate::policy::{Action, Site, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
@@ -98,7 +98,6 @@ impl Gateway {
             .map(str::to_owned);
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let drain = peer.drain.clone();
-        let idle = live.client_idle;
         let over = CancellationToken::new();
         let host = shown(&target, Via::Connect);
         let inside = Arc::new(Inside {
@@ -115,14 +114,17 @@ impl Gateway {
         if h2 {
             pace.multiplex();
         }
+        let busy = pace.clone();
         let service = service_fn(move |request| {
-            let (inside, busy) = (inside.clone(), pace.busy());
-            async move { Ok::<_, Infallible>(inside.answer(request, busy).await) }
+            let (inside, busy) = (inside.clone(), busy.busy());
+            // A connection has room for an answer's state only while there is one.
+            Box::pin(async move { Ok::<_, Infallible>(inside.answer(request, busy).await) })
         });
+        // Boxed: what one of them needs is not room in all connections.
         let result = if h2 {
-            speak_h2(tls, service, &drain, &over).await
+            Box::pin(speak_h2(tls, service, &drain, &over)).await
         } else {
-            speak_h1(tls, service, &drain, &over, idle).await
+            Box::pin(rest::serve(tls, &pace, service, ending(&drain, &over))).await
         };
         if let Err(e) = result {
             debug!(error = %e, "an intercepted connection ended");
@@ -278,31 +280,6 @@ impl Inside {
             }
         }
         if named { Ok(()) } else { Err("no host".into()) }
-    }
-}
-
-async fn speak_h1<S>(
-    tls: TlsStream<Paced<Socket>>,
-    service: S,
-    drain: &Drain,
-    over: &CancellationToken,
-    idle: Duration,
-) -> hyper::Result<()>
-where
-    S: hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible>,
-{
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle)
-        .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(tls), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = ending(drain, over) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
     }
 }
 

@@ -4,6 +4,7 @@ mod forward;
 mod intercept;
 mod local;
 mod mirror;
+mod rest;
 mod tunnel;
 
 use std::any::Any;
@@ -22,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tracing::debug;
 
 use self::tunnel::Tunnel;
@@ -89,9 +90,8 @@ impl Gateway {
             async move { Ok::<_, Infallible>(gateway.answer(request, &peer, busy).await) }
         });
         let connection = http1::Builder::new()
-            // The socket's pace is stricter; without this, hyper would not look at an idle socket again.
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.live.load().client_idle)
+            // Without a timer of hyper's: the socket's pace bounds every wait.
+            .header_read_timeout(None)
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(TokioIo::new(socket), service)
             .with_upgrades();

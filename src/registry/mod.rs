@@ -334,6 +334,10 @@ impl Registries {
 /// Why a path may mean one thing here and another upstream; `None` for a plain one. Servers differ in
 /// how they read dots, doubled slashes and backslashes, and what is decided here must hold there.
 fn ambiguous(path: &str) -> Option<String> {
+    let plain = !path.contains(['%', '\\']) && !path.contains("/.");
+    if plain && path.starts_with("/v2/") {
+        return None;
+    }
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     let shown: String = path.chars().take(128).collect();
     if decoded.contains('\\') || decoded.split('/').any(|part| matches!(part, "." | "..")) {

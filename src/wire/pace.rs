@@ -32,6 +32,8 @@ pub struct Pace {
     born: Instant,
     /// Milliseconds after birth when bytes last moved.
     moved: AtomicU64,
+    /// The client does not read what is for it.
+    blocked: AtomicBool,
     waiting: Mutex<Waiting>,
 }
 
@@ -69,6 +71,7 @@ impl Pace {
             multiplexed: AtomicBool::new(false),
             born: Instant::now(),
             moved: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
             // A client that connects and says nothing is as slow as one that stops in a head.
             waiting: Mutex::new(Waiting {
                 since: Instant::now(),
@@ -95,6 +98,16 @@ impl Pace {
             since: Instant::now(),
             head: false,
         };
+    }
+
+    /// Since when the client has had nothing to ask, and has all that it asked for; `None` while that
+    /// is not so.
+    pub fn resting_since(&self) -> Option<Instant> {
+        if self.requests.load(Ordering::Relaxed) > 0 || self.blocked.load(Ordering::Relaxed) {
+            return None;
+        }
+        let waiting = self.waiting();
+        (!waiting.head).then_some(waiting.since)
     }
 
     /// When the client's time is up; `None` where a request under way stops the clock.
@@ -202,13 +215,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
                 Poll::Ready(result)
             }
             Poll::Pending => {
-                let Some(deadline) = self.pace.deadline() else {
-                    return Poll::Pending;
-                };
-                if self.reading.deadline() != deadline {
-                    self.reading.as_mut().reset(deadline);
+                let deadline = self.pace.deadline();
+                // While a request runs nobody may look again before its end: the clock must wake
+                // whoever reads, to see how long the client has been idle since.
+                let look_again = || Instant::now() + self.pace.patience.idle;
+                let wake = deadline.unwrap_or_else(look_again);
+                if self.reading.deadline() != wake {
+                    self.reading.as_mut().reset(wake);
                 }
                 match self.reading.as_mut().poll(cx) {
+                    Poll::Ready(()) if deadline.is_none() => Poll::Pending,
                     Poll::Ready(()) => {
                         if self.plain && self.pace.waiting().head {
                             // If it can be said without waiting; the connection ends either way.
@@ -236,6 +252,9 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        self.pace
+            .blocked
+            .store(polled.is_pending(), Ordering::Relaxed);
         if polled.is_ready() {
             self.writing = None;
             return polled;
@@ -350,6 +369,20 @@ mod tests {
             server.flush().await.unwrap();
         }
         assert_eq!(began.elapsed().as_secs(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_during_a_request_hears_of_its_client_after_it() {
+        let (_client, server) = duplex(64);
+        let mut server = Paced::new(server, PATIENCE);
+        let pace = server.pace().clone();
+        let busy = pace.busy();
+        let began = Instant::now();
+        let reading = tokio::spawn(async move { server.read(&mut [0; 8]).await });
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        drop(busy);
+        assert!(reading.await.unwrap().is_err());
+        assert_eq!(began.elapsed().as_secs(), 500);
     }
 
     #[tokio::test(start_paused = true)]
