@@ -86,15 +86,15 @@ pub async fn direct(addr: SocketAddr, host: &str, trust: &Trust) -> Connection {
     trust.handshake(socket, host).await
 }
 
-/// CONNECT to port 443 of `host`, and TLS inside.
-pub async fn intercepted(proxy: SocketAddr, host: &str, trust: &Trust) -> Connection {
-    let socket = connect(proxy, host).await;
+/// CONNECT to `host`, and TLS inside.
+pub async fn intercepted(proxy: SocketAddr, host: &str, port: u16, trust: &Trust) -> Connection {
+    let socket = connect(proxy, host, port).await;
     trust.handshake(socket, host).await
 }
 
-/// CONNECT to port 443 of `host`.
-pub async fn connect(proxy: SocketAddr, host: &str) -> TcpStream {
-    let (raw, socket) = wire::connect(proxy, &format!("{host}:443"), "").await;
+/// CONNECT to `host`.
+pub async fn connect(proxy: SocketAddr, host: &str, port: u16) -> TcpStream {
+    let (raw, socket) = wire::connect(proxy, &format!("{host}:{port}"), "").await;
     assert_eq!(raw.status, 200, "CONNECT {host}: {}", raw.text());
     socket
 }
@@ -125,6 +125,12 @@ impl Ask {
              Accept: {accept}\r\n\r\n"
         );
         Self(request.into())
+    }
+
+    /// The same as a HEAD.
+    pub fn head(host: &str, document: &Document) -> Self {
+        let Self(get) = Self::new(host, document);
+        Self(get.replacen("GET", "HEAD", 1).into())
     }
 }
 
@@ -169,6 +175,20 @@ impl Connection {
             first: first.unwrap_or(last),
             last,
         }
+    }
+
+    /// Asks, and reads an answer without a body, which must be 200.
+    pub async fn head(&mut self, ask: &Ask) {
+        self.stream
+            .write_all(ask.0.as_bytes())
+            .await
+            .expect("it reads");
+        self.buffer.resize(BUFFER, 0);
+        let mut filled = 0;
+        while !self.buffer[..filled].ends_with(b"\r\n\r\n") {
+            filled += self.more(filled).await;
+        }
+        assert!(self.buffer.starts_with(b"HTTP/1.1 200"));
     }
 
     /// Gives the buffer back.

@@ -104,7 +104,11 @@ impl Origin {
         let layers: Vec<_> = (1..=LAYERS).map(|n| blob(n * 4096, 4096)).collect();
         let manifest = Document::manifest("app", &layers[0], &layers[1..]);
 
-        let all = [&manifest, &warm, &cold, &crowd];
+        let by_digest = Document {
+            path: format!("/v2/team/app/manifests/{}", manifest.digest),
+            ..manifest.clone()
+        };
+        let all = [&manifest, &by_digest, &warm, &cold, &crowd];
         let all = all.into_iter().chain(&firsts).chain(&layers).cloned();
         let shared = Arc::new(Shared {
             documents: Mutex::new(all.map(|one| (one.path.clone(), one)).collect()),
@@ -130,6 +134,15 @@ impl Origin {
             cold,
             crowd,
             firsts,
+        }
+    }
+
+    /// The manifest by what it is and not by its tag.
+    pub fn manifest_by_digest(&self) -> Document {
+        let path = format!("/v2/team/app/manifests/{}", self.manifest.digest);
+        Document {
+            path,
+            ..self.manifest.clone()
         }
     }
 
@@ -208,6 +221,11 @@ impl Document {
             digest,
             bytes,
         }
+    }
+
+    /// Whether it is asked for by a name that may move.
+    pub fn is_tag(&self) -> bool {
+        self.media_type == MANIFEST_TYPE && !self.path.ends_with(&self.digest)
     }
 
     /// The tag `latest`.

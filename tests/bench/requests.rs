@@ -1,11 +1,14 @@
 //! Many small things: hits of a manifest, connections, handshakes, idle connections.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Bench,
-    client::{self, Ask},
-    peer::{MANY, Peer},
+    client::Ask,
+    peer::{MANY, Route},
     scale::{MANIFEST_CLIENTS, OPENERS},
     table::percentile,
 };
@@ -24,7 +27,8 @@ impl Bench {
             }
             connections.push(connection);
         }
-        let each = self.scale.manifests / MANIFEST_CLIENTS;
+        peer.keep(&self.origin, &manifest).await;
+        let each = self.scale.manifests / MANIFEST_CLIENTS / self.kind.patience();
         peer.mark().await;
         self.origin.forget();
 
@@ -50,7 +54,7 @@ impl Bench {
         }
         let wall = started.elapsed().as_secs_f64();
         let cpu = peer.used().await;
-        assert_eq!(self.origin.asked_in_all(), 0, "hits that asked the origin");
+        peer.had_hits(&self.origin, &manifest);
 
         let n = (each * MANIFEST_CLIENTS) as f64;
         let work = format!("manifest hit by tag, {MANIFEST_CLIENTS} keep-alive connections");
@@ -69,14 +73,16 @@ impl Bench {
         for _ in 0..WARM_UP {
             peer.open().await.get(&ask, &manifest).await;
         }
+        peer.keep(&self.origin, &manifest).await;
         peer.mark().await;
         self.origin.forget();
         let host = |_| crate::origin::HOST.to_owned();
-        let wall = open(&peer, self.scale.connections, host, Some((ask, manifest))).await;
+        let asked = Some((ask, manifest.clone()));
+        let wall = open(&peer.route(), self.scale.connections, host, asked).await;
         let cpu = peer.used().await;
-        assert_eq!(self.origin.asked_in_all(), 0, "hits that asked the origin");
+        peer.had_hits(&self.origin, &manifest);
 
-        let work = "new connection: CONNECT, TLS 1.3, one GET";
+        let work = "new connection: CONNECT where it is a proxy, TLS 1.3, one GET";
         let n = self.scale.connections as f64;
         self.add(work, "ms CPU each", cpu / n * 1e3);
         self.add(work, "connections/s", n / wall);
@@ -89,11 +95,11 @@ impl Bench {
         let mut peer = self.kind.start(&self.origin, None).await;
         for n in 0..WARM_UP {
             let host = format!("warm-{n}.{MANY}");
-            client::intercepted(peer.proxy(), &host, &peer.trust()).await;
+            peer.route().open(&host).await;
         }
         peer.mark().await;
         let host = |n| format!("host-{n}.{MANY}");
-        let wall = open(&peer, self.scale.hosts, host, None).await;
+        let wall = open(&peer.route(), self.scale.hosts, host, None).await;
         let cpu = peer.used().await;
 
         let work = "handshake alone, a never-seen host each";
@@ -113,6 +119,7 @@ impl Bench {
         // The first ones pay for what all share.
         for n in 0..WARM_UP + self.scale.idle {
             if n == WARM_UP {
+                tokio::time::sleep(A_WHILE).await;
                 peer.meter.settled_cpu().await;
                 before = peer.meter.rss();
             }
@@ -121,6 +128,7 @@ impl Bench {
             connection.rest();
             all.push(connection);
         }
+        tokio::time::sleep(A_WHILE).await;
         peer.meter.settled_cpu().await;
         let grown = peer.meter.rss().saturating_sub(before);
 
@@ -138,7 +146,7 @@ impl Bench {
 /// Opens `n` connections, the nth to `host(n)`, asks once on each if there is something to ask,
 /// and closes them; a few at a time. Returns the seconds it took.
 async fn open(
-    peer: &Peer,
+    route: &Route,
     n: usize,
     host: impl Fn(usize) -> String + Send + Sync + 'static,
     ask: Option<(Ask, crate::origin::Document)>,
@@ -147,11 +155,10 @@ async fn open(
     let started = Instant::now();
     let mut openers = Vec::new();
     for opener in 0..OPENERS {
-        let (proxy, trust) = (peer.proxy(), peer.trust());
-        let (host, ask) = (Arc::clone(&host), ask.clone());
+        let (route, host, ask) = (route.clone(), Arc::clone(&host), ask.clone());
         openers.push(tokio::spawn(async move {
             for n in (opener..n).step_by(OPENERS) {
-                let mut connection = client::intercepted(proxy, &host(n), &trust).await;
+                let mut connection = route.open(&host(n)).await;
                 if let Some((ask, document)) = &ask {
                     connection.get(ask, document).await;
                 }
@@ -164,5 +171,7 @@ async fn open(
     started.elapsed().as_secs_f64()
 }
 
+/// After which a connection is an idle one, and not one between two requests.
+const A_WHILE: Duration = Duration::from_secs(4);
 /// Requests or connections that are not measured.
 const WARM_UP: usize = 50;

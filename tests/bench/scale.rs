@@ -1,9 +1,13 @@
 //! How much of each work is done.
 
+use std::time::Duration;
+
 /// Numbers of things, and sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Scale {
     pub runs: usize,
+    /// The longest that one peer may take for one work.
+    pub limit: Duration,
     /// Requests for a manifest, over all connections.
     pub manifests: usize,
     /// The blob that each of [`WARM_CLIENTS`] reads.
@@ -46,6 +50,7 @@ impl Scale {
     pub fn full() -> Self {
         Self {
             runs: 3,
+            limit: Duration::from_secs(180),
             manifests: 100_000,
             warm: 128 * MIB,
             cold: 512 * MIB,
@@ -67,6 +72,7 @@ impl Scale {
     pub fn quick() -> Self {
         Self {
             runs: 1,
+            limit: Duration::from_secs(20),
             manifests: 20_000,
             warm: 32 * MIB,
             cold: 128 * MIB,
@@ -81,6 +87,18 @@ impl Scale {
             crowds: 40,
             wide: 64 * MIB,
             growth: &[1_000, 10_000],
+        }
+    }
+
+    /// For counting instructions: one blob.
+    pub fn counts() -> Self {
+        Self {
+            warm: 64 << 10,
+            cold: 64 << 10,
+            crowd: 64 << 10,
+            firsts: 1,
+            first: 64 << 10,
+            ..Self::quick()
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     Bench,
     client::{self, Ask, Trust},
     origin::{Document, HOST},
-    peer::{Peer, TUNNEL},
+    peer::Peer,
     scale::{CROWD, WARM_CLIENTS, gib, size},
     table::median,
 };
@@ -23,12 +23,12 @@ impl Bench {
     pub async fn warm(&mut self) {
         let mut peer = self.kind.start(&self.origin, None).await;
         let blob = self.origin.warm.clone();
-        peer.open().await.get(&peer.ask(&blob), &blob).await;
+        peer.keep(&self.origin, &blob).await;
         peer.mark().await;
         self.origin.forget();
         let together = together(&peer, &blob, WARM_CLIENTS).await;
         let cpu = peer.used().await;
-        assert_eq!(self.origin.asked_in_all(), 0, "hits that asked the origin");
+        peer.had_hits(&self.origin, &blob);
 
         let bytes = self.scale.warm * WARM_CLIENTS;
         let work = format!("blob hit, {}, {WARM_CLIENTS} connections", size(bytes));
@@ -47,7 +47,10 @@ impl Bench {
         let cpu = peer.used().await;
 
         let gib = gib(self.scale.cold);
-        let work = format!("cold blob, {}, verified", size(self.scale.cold));
+        let work = format!(
+            "cold blob, {} (verified by pierhead)",
+            size(self.scale.cold)
+        );
         self.add(&work, "s CPU a GiB", cpu / gib);
         self.add(&work, "s wall a GiB", together.seconds / gib);
         self.add(&work, "max RSS MiB", peer.meter.peak_rss_mib());
@@ -69,7 +72,7 @@ impl Bench {
             straight.push((came.first - started).as_secs_f64() * 1e3);
 
             let started = Instant::now();
-            let came = peer.open().await.get(&ask, blob).await;
+            let came = peer.open().await.get(&peer.ask(blob), blob).await;
             through.push((came.first - started).as_secs_f64() * 1e3);
             // What it still does with the blob is no part of the next one.
             peer.meter.settled_cpu().await;
@@ -106,7 +109,7 @@ impl Bench {
     pub async fn tunnel(&mut self) {
         let source = source().await;
         let mut peer = self.kind.start(&self.origin, Some(source)).await;
-        let mut socket = client::connect(peer.proxy(), TUNNEL).await;
+        let mut socket = peer.route().tunnel(source).await;
         stream(&mut socket, 16 << 20).await;
         peer.mark().await;
         let started = Instant::now();

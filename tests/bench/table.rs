@@ -48,10 +48,32 @@ impl Table {
     }
 }
 
+// === impl Row ===
+
+impl Row {
+    /// The first peer's figure as a part of the best of the others'.
+    fn to_the_best(&self) -> Option<f64> {
+        let mut medians = self.cells.iter().map(|figures| {
+            let has = !figures.is_empty();
+            has.then(|| median(figures))
+        });
+        let first = medians.next()??;
+        let others = medians.flatten();
+        let best = match self.unit.contains("/s") {
+            true => others.reduce(f64::max),
+            false => others.reduce(f64::min),
+        };
+        best.filter(|best| *best > 0.0).map(|best| first / best)
+    }
+}
+
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| work | unit | {} |", self.peers.join(" | "))?;
-        writeln!(f, "|---|---|{}", "---:|".repeat(self.peers.len()))?;
+        let beside = self.peers.len() > 1;
+        write!(f, "| work | unit | {} |", self.peers.join(" | "))?;
+        writeln!(f, "{}", if beside { " to the best other |" } else { "" })?;
+        let columns = self.peers.len() + usize::from(beside);
+        writeln!(f, "|---|---|{}", "---:|".repeat(columns))?;
         let mut last = "";
         for row in &self.rows {
             let work = if row.work == last { "" } else { &row.work };
@@ -62,7 +84,10 @@ impl fmt::Display for Table {
                     _ => write!(f, " |")?,
                 }
             }
-            writeln!(f)?;
+            match row.to_the_best() {
+                Some(ratio) if beside => writeln!(f, " {ratio:.2} |")?,
+                _ => writeln!(f, "{}", if beside { " |" } else { "" })?,
+            }
             last = &row.work;
         }
         Ok(())

@@ -281,9 +281,12 @@ impl Drop for Gateway {
     }
 }
 
-/// The binary, without what the machine's own environment would tell it.
+/// The binary, without what the machine's own environment would tell it; another one where a
+/// benchmark compares builds.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pierhead"));
+    let other = std::env::var_os("BENCH_BINARY");
+    let built = || env!("CARGO_BIN_EXE_pierhead").into();
+    let mut command = Command::new(other.unwrap_or_else(built));
     for (name, _) in std::env::vars_os() {
         let lower = name.to_string_lossy().to_lowercase();
         if lower.ends_with("_proxy") || lower.starts_with("pierhead_") || lower == "rust_log" {
