@@ -118,11 +118,13 @@ impl Exporter {
             Err(_) => self.metrics.spans(0, lost + n),
         }
         match (result, self.failing) {
-            (Ok(()), true) => info!(collector = %self.address, "spans are taken again"),
+            (Ok(()), true) => {
+                info!(collector = %self.address, "spans are taken again");
+                self.failing = false;
+            }
             (Err(why), false) => {
                 warn!(collector = %self.address, error = why, "spans are not taken, and are lost; pierhead_spans_total counts them");
                 self.failing = true;
-                return;
             }
             _ => {}
         }
