@@ -217,19 +217,11 @@ impl HostPattern {
             (Kind::Any, _) => true,
             (Kind::Ip(mine), Some(ip)) => mine.to_canonical() == ip.to_canonical(),
             (Kind::Name { open, labels }, None) => {
-                let asked: Vec<&str> = host.as_str().split('.').collect();
-                let extra = match asked.len().checked_sub(labels.len()) {
-                    Some(extra) if extra == 0 || *open => extra,
-                    _ => return false,
-                };
-                if *open && extra == 0 {
-                    return false;
-                }
-                let tail = &asked[extra..];
-                labels
-                    .iter()
-                    .zip(tail)
-                    .all(|(mine, asked)| label_matches(mine, asked))
+                // From the end, where most of them differ already.
+                let mut asked = host.as_str().rsplit('.');
+                let mut mine = labels.iter().rev();
+                mine.all(|mine| asked.next().is_some_and(|label| label_matches(mine, label)))
+                    && asked.next().is_some() == *open
             }
             _ => false,
         }
