@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use argh::{ArgsInfo, FromArgs};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tracing::warn;
 
 use super::{load, say};
 use crate::app::App;
@@ -36,6 +38,9 @@ impl Serve {
             config.log.level.as_str(),
             spans,
         );
+        if let Err(error) = no_core_dumps() {
+            warn!(%error, "a crash may leave a core dump, with passwords in it");
+        }
         let sockets = Sockets::take()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -48,5 +53,38 @@ impl Serve {
         // What is left after the drain is cut here, not waited for.
         runtime.shutdown_background();
         result
+    }
+}
+
+/// The memory holds logins and tokens, and a core dump is a file that somebody sends to somebody.
+fn no_core_dumps() -> rustix::io::Result<()> {
+    // For what it starts as well: a credential helper holds a login, too.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    // A collector at the end of a pipe (core_pattern) takes dumps whatever the limit says. This also
+    // keeps other processes of the same user from reading the memory (ptrace).
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_of_the_memory_can_be_dumped() {
+        use rustix::process::{DumpableBehavior, dumpable_behavior, getrlimit};
+
+        no_core_dumps().unwrap();
+        assert_eq!(getrlimit(Resource::Core).current, Some(0));
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
     }
 }

@@ -274,7 +274,7 @@ impl Upstream {
 }
 
 /// The first challenge of an answer that can be met.
-fn offered(headers: &HeaderMap, repository: &str) -> Option<Scheme> {
+pub(super) fn offered(headers: &HeaderMap, repository: &str) -> Option<Scheme> {
     challenge::parse_all(headers::lines(headers, &header::WWW_AUTHENTICATE))
         .into_iter()
         .find_map(|challenge| match challenge {

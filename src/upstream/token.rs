@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::uri::Scheme;
 use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -69,20 +70,23 @@ impl Tokens {
         login: Option<&Login>,
         refused: Option<&HeaderValue>,
     ) -> Fetched {
-        let name = &endpoint.name;
+        let name = endpoint.name.as_str();
         let Some(address) = address(&bearer.realm, bearer.service.as_deref(), &bearer.scope) else {
             let message = format!("{name} names a token service that is no address");
             return Fetched::Away(Fault::nonsense(message));
         };
-        let in_tls = |scheme: Option<&str>| scheme == Some("https");
+        // Whoever can bend one answer of the registry must not get a password for it.
         if login.is_some()
-            && in_tls(Some(endpoint.scheme.as_str()))
-            && !in_tls(address.scheme_str())
+            && endpoint.scheme == Scheme::HTTPS
+            && address.scheme() == Some(&Scheme::HTTP)
         {
-            let message = format!(
-                "{name} is asked in TLS and names a token service in plain http; no login is sent there"
-            );
-            return Fetched::Away(Fault::nonsense(message));
+            return Fetched::Away(Fault {
+                kind: FaultKind::Login,
+                message: format!(
+                    "{name} names a token service in plain http, {}: no login is sent there; the registry has to name one in https",
+                    bearer.realm
+                ),
+            });
         }
         let key = key(&address, login);
         let held = || {

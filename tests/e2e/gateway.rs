@@ -1,6 +1,5 @@
 //! The program under test, started as its users start it.
 
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,10 +7,12 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use crate::process::{Daemon, Finished, PULL_LIMIT, run, wait_for};
+use crate::secrets::{self, Secrets, Told};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pierhead");
 
-/// A running gateway with a folder of its own for CA, cache and logs.
+/// A running gateway with a folder of its own for CA, cache and logs. Dropping it kills it, and fails
+/// the test if it told a secret.
 pub struct Gateway {
     daemon: Daemon,
     dir: PathBuf,
@@ -19,6 +20,10 @@ pub struct Gateway {
     wrapper: Option<String>,
     banner: Banner,
     starts: u32,
+    /// What it must keep to itself.
+    secrets: Vec<Secrets>,
+    /// What it showed before it ended.
+    shown: Vec<Told>,
 }
 
 /// What `serve` tells a person, and a script.
@@ -41,17 +46,29 @@ impl Gateway {
         Self::start_wrapped(dir, config, Some(prelude))
     }
 
+    /// It knows this, and has to keep it to itself.
+    pub fn keeping(mut self, secrets: &Secrets) -> Self {
+        self.secrets.push(secrets.clone());
+        self
+    }
+
+    /// What its configuration and its clients told it.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets[0]
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
+        self.look();
         self.daemon.kill();
     }
 
-    /// SIGTERM, and waits until it takes no connection any more.
+    /// SIGTERM, and waits until it takes no request any more.
     pub fn terminate(&mut self) {
+        self.look();
         self.daemon.terminate();
-        let address = self.banner.proxy.trim_start_matches("http://").to_owned();
-        wait_for("the end of listening", Duration::from_secs(20), || {
-            TcpStream::connect(&address).is_err().then_some(())
+        wait_for("the drain to begin", Duration::from_secs(20), || {
+            self.logged().contains("draining").then_some(())
         });
     }
 
@@ -168,6 +185,8 @@ impl Gateway {
     fn start_wrapped(dir: &Path, config: Table, wrapper: Option<String>) -> Self {
         std::fs::create_dir_all(dir).expect("a folder");
         let (daemon, banner) = launch(dir, &config, wrapper.as_deref(), 1);
+        let secrets = Secrets::default();
+        secrets.configuration(&toml::to_string(&config).expect("a table is TOML"), dir);
         Self {
             daemon,
             dir: dir.to_owned(),
@@ -175,7 +194,38 @@ impl Gateway {
             wrapper,
             banner,
             starts: 1,
+            secrets: vec![secrets],
+            shown: Vec::new(),
         }
+    }
+
+    /// Keeps what it shows now, and has told so far, for the search at the end.
+    fn look(&mut self) {
+        let admin = self.banner.admin.trim_start_matches("http://");
+        let admin = admin.trim_end_matches('/').parse().expect("an address");
+        self.shown.extend(secrets::shown(self.daemon.pid(), admin));
+        self.shown.push(Told {
+            place: "banner and log".into(),
+            text: self.daemon.logged(),
+        });
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.kill();
+        let mut told = std::mem::take(&mut self.shown);
+        told.push(Told {
+            place: "banner and log".into(),
+            text: self.daemon.logged(),
+        });
+        told.extend(secrets::written(&self.cache()));
+        let found = self.secrets.iter().flat_map(|list| list.found_in(&told));
+        let found: Vec<_> = found.collect();
+        assert!(found.is_empty(), "secrets were told:\n{}", found.join("\n"));
     }
 }
 

@@ -12,6 +12,9 @@ mod gateway;
 mod image;
 mod machine;
 mod process;
+#[path = "../support/secrets.rs"]
+#[allow(dead_code, reason = "the integration tests use all of it")]
+mod secrets;
 mod upstream;
 mod world;
 

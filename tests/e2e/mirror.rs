@@ -113,7 +113,7 @@ fn a_renamed_image_of_a_partner_needs_no_builtin_registry() {
     let mut config = world.config("");
     config.remove("registry");
     crate::gateway::merge(&mut config, robot.parse().expect("TOML"));
-    let gateway = Gateway::start(&world.folder("g"), config);
+    let gateway = Gateway::start(&world.folder("g"), config).keeping(&world.upstream.secrets());
     let renamed = renamed(&gateway, &name);
     let docker = Docker::start(world.plain_machine());
     docker.pull(&renamed).ok();

@@ -30,6 +30,7 @@ fn docker_and_skopeo_pull_as_a_proxy_user_and_not_without() {
         Machine::new(world.folder("m"), &proxy, trust)
     };
     let ci = format!("ci:{ESCAPED}@");
+    gateway.secrets().login("ci", PASSWORD);
 
     let nobody = Skopeo::on(machine(&plain, ""));
     let refusal = nobody.copy(&name.full, "a").fails();

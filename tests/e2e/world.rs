@@ -103,7 +103,7 @@ impl World {
 
     /// A gateway with the defaults of these tests, changed by `changes` (TOML).
     pub fn gateway(&self, changes: &str) -> Gateway {
-        Gateway::start(&self.folder("g"), self.config(changes))
+        Gateway::start(&self.folder("g"), self.config(changes)).keeping(&self.upstream.secrets())
     }
 
     /// Settings that lead to the upstream's names from afar: `latency` there and back, and so many bytes

@@ -47,6 +47,7 @@ mod ranges;
 mod reload;
 mod resume;
 mod robot;
+mod secrets;
 mod service;
 mod space;
 mod spans;

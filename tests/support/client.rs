@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Reply, wire, within};
+use super::{Reply, secrets::Secrets, wire, within};
 
 /// A client with a proxy. Each request opens a connection of its own, as dockerd does.
 #[derive(Clone)]
@@ -32,6 +32,7 @@ pub struct Client {
     h2: bool,
     blind: bool,
     window: Option<u32>,
+    secrets: Secrets,
 }
 
 /// A request in the making.
@@ -73,12 +74,20 @@ impl Client {
             h2: false,
             blind: false,
             window: None,
+            secrets: Secrets::default(),
         }
+    }
+
+    /// Tells this list of every password and token it sends.
+    pub fn telling(mut self, secrets: &Secrets) -> Self {
+        self.secrets = secrets.clone();
+        self
     }
 
     /// Sends a user and a password with every request.
     pub fn basic(mut self, user: &str, password: &str) -> Self {
         let pair = STANDARD.encode(format!("{user}:{password}"));
+        self.secrets.login(user, password);
         self.authorization = Some(format!("Basic {pair}"));
         self
     }
@@ -86,12 +95,14 @@ impl Client {
     /// Tells the proxy a user and a password.
     pub fn proxy_user(mut self, user: &str, password: &str) -> Self {
         let pair = STANDARD.encode(format!("{user}:{password}"));
+        self.secrets.login(user, password);
         self.proxy_authorization = Some(format!("Basic {pair}"));
         self
     }
 
     /// Sends a token with every request.
     pub fn bearer(mut self, token: &str) -> Self {
+        self.secrets.add(token);
         self.authorization = Some(format!("Bearer {token}"));
         self
     }

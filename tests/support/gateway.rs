@@ -5,15 +5,20 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use hyper::Method;
 use tempfile::TempDir;
 
-use super::{Client, Setup, Upstream, client, logs::Log, within};
+use super::{
+    Client, Setup, Upstream, client,
+    logs::Log,
+    secrets::{self, Secrets, Told},
+    within,
+};
 
-/// A running gateway. Dropping it kills it.
+/// A running gateway. Dropping it kills it, and fails the test if it told a secret.
 pub struct Gateway {
     setup: Setup,
     home: Arc<TempDir>,
@@ -28,6 +33,12 @@ pub struct Gateway {
     pub out: Log,
     /// The log.
     pub log: Log,
+    /// What the test's clients told it, and what its configuration holds.
+    secrets: Secrets,
+    /// What it showed before it ended.
+    shown: Mutex<Vec<Told>>,
+    /// The test has looked for itself, and for something.
+    searched: bool,
 }
 
 // === impl Setup ===
@@ -43,6 +54,9 @@ impl Setup {
     /// Starts it where another one lived.
     pub async fn start_in(self, home: Arc<TempDir>) -> Gateway {
         let config = self.write(&home);
+        let secrets = Secrets::default();
+        let written = std::fs::read_to_string(&config).expect("just written");
+        secrets.configuration(&written, home.path());
         let mut child = command()
             .arg("serve")
             .arg("--config")
@@ -64,6 +78,9 @@ impl Setup {
             ca_pem: String::new(),
             out,
             log,
+            secrets,
+            shown: Mutex::default(),
+            searched: false,
         };
         let is_ready = |line: &str| line.trim_start().starts_with("ready");
         let ready = within(30, gateway.out.until(is_ready)).await;
@@ -94,7 +111,46 @@ impl Gateway {
 
     /// A client that has this gateway as its proxy and trusts its CA alone.
     pub fn client(&self) -> Client {
-        Client::new(self.proxy, &self.ca_pem)
+        Client::new(self.proxy, &self.ca_pem).telling(&self.secrets)
+    }
+
+    /// What it must keep to itself, beside what its upstreams know.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Ends it, and says where it told which secret.
+    pub fn told_secrets(&mut self) -> Vec<String> {
+        self.searched = true;
+        self.look();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let mut told = std::mem::take(&mut *self.shown.lock().expect("no panic holds it"));
+        for (place, log) in [("the banner", &self.out), ("the log", &self.log)] {
+            told.push(Told {
+                place: place.to_owned(),
+                text: log.whole(),
+            });
+        }
+        told.extend(secrets::written(&self.cache_dir()));
+        let found = self.lists().flat_map(|list| list.found_in(&told));
+        found.collect()
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &Secrets> {
+        [&self.secrets].into_iter().chain(&self.setup.secrets)
+    }
+
+    /// Keeps what it shows now, for the search.
+    fn look(&self) {
+        if let Some(child) = &self.child
+            && !self.lists().all(Secrets::is_empty)
+        {
+            let shown = secrets::shown(child.id(), self.admin);
+            self.shown.lock().expect("no panic holds it").extend(shown);
+        }
     }
 
     /// Where it takes proxy requests in TLS, by `[listen] proxy_tls`.
@@ -108,6 +164,11 @@ impl Gateway {
     /// Its directory, to start another one in.
     pub fn home(&self) -> Arc<TempDir> {
         Arc::clone(&self.home)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// The `[ca] dir`.
@@ -227,6 +288,7 @@ impl Gateway {
 
     /// Ends it as a power cut would, and waits until it is gone.
     pub async fn kill9(&mut self) {
+        self.look();
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it runs");
             within(10, tokio::task::spawn_blocking(move || child.wait()))
@@ -237,6 +299,7 @@ impl Gateway {
 
     /// Asks it to end, and does not wait.
     pub fn ask_to_end(&self) {
+        self.look();
         let child = self.child.as_ref().expect("it runs");
         signal("TERM", child.id());
     }
@@ -271,10 +334,15 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        let told = match self.searched || std::thread::panicking() {
+            true => Vec::new(),
+            false => self.told_secrets(),
+        };
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+        assert!(told.is_empty(), "secrets were told:\n{}", told.join("\n"));
         if std::thread::panicking() {
             eprintln!("--- the gateway's log\n{}\n---", self.log.text());
         }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex},
 };
 
 use serde_json::Value;
@@ -12,7 +12,7 @@ use super::within;
 
 /// The lines that a process wrote to one of its outputs so far. Clones are the same log.
 #[derive(Clone)]
-pub struct Log(Arc<watch::Sender<Lines>>);
+pub struct Log(Arc<watch::Sender<Lines>>, Arc<(Mutex<bool>, Condvar)>);
 
 #[derive(Default)]
 struct Lines {
@@ -29,7 +29,8 @@ pub struct Access(Value);
 impl Log {
     /// Follows `output` on a thread of its own, to its end.
     pub fn follow(output: impl Read + Send + 'static) -> Self {
-        let log = Self(Arc::new(watch::Sender::new(Lines::default())));
+        let lines = Arc::new(watch::Sender::new(Lines::default()));
+        let log = Self(lines, Arc::default());
         let writer = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n') {
@@ -38,6 +39,9 @@ impl Log {
                 writer.0.send_modify(|lines| lines.all.push(line));
             }
             writer.0.send_modify(|lines| lines.ended = true);
+            let (ended, bell) = &*writer.1;
+            *ended.lock().expect("no panic holds it") = true;
+            bell.notify_all();
         });
         log
     }
@@ -45,6 +49,17 @@ impl Log {
     /// Everything so far.
     pub fn text(&self) -> String {
         self.0.borrow().all.join("\n")
+    }
+
+    /// Everything, once the process has ended and what it wrote has been read.
+    pub fn whole(&self) -> String {
+        let (ended, bell) = &*self.1;
+        let ended = ended.lock().expect("no panic holds it");
+        // A child of its own may hold the output open; then what has come must do.
+        let limit = std::time::Duration::from_secs(10);
+        let waited = bell.wait_timeout_while(ended, limit, |ended| !*ended);
+        drop(waited.expect("no panic holds it"));
+        self.text()
     }
 
     /// The access lines so far.

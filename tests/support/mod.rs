@@ -3,7 +3,8 @@
 //! * [`upstream::Upstream`]: registries, token services, CDNs and plain web pages behind one real
 //!   socket, with a certificate for any name, a record of every request, and a script of faults.
 //! * [`gateway::Gateway`]: the real binary, started on a free port with a configuration of its own,
-//!   its banner read, its logs followed; killed when dropped.
+//!   its banner read, its logs followed; killed when dropped, and then everything it told is
+//!   searched for every password and token of the test ([`secrets`]).
 //! * [`client::Client`]: what a container client does: CONNECT, TLS that trusts the gateway's CA
 //!   alone, and a body that is read only when the test says so.
 //! * [`gate::Gate`]: how a test holds something back and lets it go; there are no sleeps.
@@ -25,6 +26,7 @@ pub mod logs;
 pub mod parent;
 pub mod pull;
 pub mod reply;
+pub mod secrets;
 pub mod setup;
 pub mod upstream;
 pub mod wire;

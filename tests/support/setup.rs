@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::Upstream;
+use super::{Upstream, secrets::Secrets};
 
 /// A configuration in the making. `start` writes it down and runs it.
 #[derive(Clone, Default)]
@@ -19,6 +19,8 @@ pub struct Setup {
     roots: String,
     more: String,
     pub(super) cache_dir: Option<PathBuf>,
+    /// What the gateway gets to know and has to keep to itself.
+    pub(super) secrets: Vec<Secrets>,
 }
 
 // === impl Setup ===
@@ -83,6 +85,7 @@ impl Setup {
             self = self.resolve(&host, upstream.addr());
         }
         self.roots.push_str(upstream.ca_pem());
+        self.secrets.push(upstream.secrets());
         self
     }
 

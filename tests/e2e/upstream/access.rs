@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::{HeaderMap, header};
 
 /// Every user there is, with the password.
-const USERS: [(&str, &str); 2] = [("alice", "open sesame"), ("bob", "let me in")];
+pub const USERS: [(&str, &str); 2] = [("alice", "open sesame"), ("bob", "let me in")];
 
 /// The repositories that are not everybody's.
 #[derive(Default)]

@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Store;
 use crate::process::{START_LIMIT, wait_for};
+use crate::secrets::Secrets;
 
 pub use cdn::Fault;
 use registry::{CDN, SEARCH};
@@ -67,11 +68,15 @@ impl Upstream {
     /// Listens on a port of its own, with a CA of its own.
     pub fn start(runtime: Handle, store: Store) -> Self {
         let (roots, tls) = certificate();
+        let tokens = tokens::Tokens::default();
+        for (user, password) in access::USERS {
+            tokens.secrets.login(user, password);
+        }
         let shared = Shared {
             store,
             seen: seen::Log::default(),
             access: Mutex::default(),
-            tokens: tokens::Tokens::default(),
+            tokens,
             cdn: cdn::Cdn::default(),
             rate_limited: Mutex::new(false),
             no_tokens: Mutex::new(false),
@@ -140,6 +145,16 @@ impl Upstream {
     /// How many answers wait at a gate of this blob.
     pub fn held(&self, digest: &str) -> usize {
         self.shared.cdn.held(digest)
+    }
+
+    /// Every password there is, and every token that was ever given out.
+    pub fn secrets(&self) -> Secrets {
+        self.shared.tokens.secrets.clone()
+    }
+
+    /// The tokens given out so far are worth nothing from now on.
+    pub fn expire_tokens(&self) {
+        self.shared.tokens.forget();
     }
 
     /// Every token the token services gave out.

@@ -12,11 +12,13 @@ use serde_json::json;
 use super::access::Caller;
 use super::registry::{AUTH, GHCR, HUB};
 use super::{Body, Shared, json_answer, oci_error};
+use crate::secrets::Secrets;
 
 /// The tokens given out, with what each opens.
 #[derive(Default)]
 pub struct Tokens {
     issued: Mutex<HashMap<String, HashSet<(String, String)>>>,
+    pub(super) secrets: Secrets,
 }
 
 // === impl Tokens ===
@@ -44,6 +46,7 @@ impl Tokens {
         let mut random = [0; 24];
         getrandom::fill(&mut random).expect("random bytes");
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.secrets.add(&token);
         let mut issued = self.issued.lock().expect("no panic holds it");
         issued.insert(token.clone(), opens);
         token

@@ -158,7 +158,8 @@ impl World {
 
     fn sign(&mut self) -> String {
         self.serial += 1;
-        let signature = format!("s{}", self.serial);
+        let signature = format!("signature-{}-of-the-cdn", self.serial);
+        self.secrets.add(&signature);
         self.signatures.insert(signature.clone());
         signature
     }

@@ -27,6 +27,7 @@ use super::{
     authority::TestCa,
     fault::{Armed, Fault, On, Shake},
     image::Repo,
+    secrets::Secrets,
     within,
 };
 
@@ -158,6 +159,11 @@ impl Upstream {
     /// The hosts among them that are registries.
     pub fn registry_hosts(&self) -> Vec<String> {
         self.shared.world().registry_hosts()
+    }
+
+    /// The passwords of its users, its tokens, and every login it was shown.
+    pub fn secrets(&self) -> Secrets {
+        self.shared.world().secrets.clone()
     }
 
     /// Adds to the script; the first entry that matches a request is the one it meets.
@@ -367,6 +373,7 @@ impl Registry {
         let mut world = self.shared.world();
         let users = &mut world.registry(&self.host).users;
         users.insert(name.to_owned(), password.to_owned());
+        world.secrets.login(name, password);
         drop(world);
         self
     }

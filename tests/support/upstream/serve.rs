@@ -186,6 +186,15 @@ async fn answer(
         status: None,
         sent: Arc::clone(&sent),
     };
+    for name in ["authorization", "proxy-authorization"] {
+        let sent = parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok());
+        if let Some(sent) = sent {
+            shared.world().secrets.authorization(sent);
+        }
+    }
     let index = shared.record(seen);
     let fault = Armed::take(&mut shared.faults(), &parts, &host);
     // Uploads are read to their end, so that a client that sends one gets its answer.

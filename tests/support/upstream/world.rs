@@ -6,6 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use hyper::{HeaderMap, Method};
 
+use crate::support::secrets::Secrets;
+
 /// How a registry asks who is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Auth {
@@ -35,6 +37,8 @@ pub struct World {
     pub serial: usize,
     /// How many requests a new token is good for.
     pub tokens_last: Option<usize>,
+    /// Every password there is, and every token and login that came or went.
+    pub secrets: Secrets,
 }
 
 #[derive(Default)]
@@ -200,6 +204,7 @@ impl World {
     pub fn issue(&mut self, registry: &str, user: Option<&str>, repo: &str) -> String {
         self.serial += 1;
         let name = format!("token-{}-{}", self.serial, user.unwrap_or("anonymous"));
+        self.secrets.add(&name);
         let token = Token {
             registry: registry.to_owned(),
             repo: repo.to_owned(),
