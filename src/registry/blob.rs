@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 
@@ -27,6 +28,9 @@ impl Registries {
     /// `GET` and `HEAD` of a blob (distribution spec, end-2).
     pub(super) async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Answer {
         let path = format!("/v2/{repo}/blobs/{digest}");
+        let mut own = BlobSource::of(call, self.upstream.clone(), repo, digest);
+        // Upstream's no to the caller's token, while the blob is asked for as anybody.
+        let mut token_ended: Option<Arc<Response<Bytes>>> = None;
         for _ in 0..TURNS {
             if let Some(object) = self.cache.blob(digest).await {
                 let outcome = match self.access.blob(call, repo, digest, object.size()).await {
@@ -39,7 +43,6 @@ impl Registries {
                     Some(Reader::complete(object, start, end.unwrap_or(size)).into_body())
                 });
             }
-            let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
             let member = self
                 .access
                 .member_key(&call.endpoint, repo, &Key::blob(digest));
@@ -57,7 +60,10 @@ impl Registries {
                     true => Outcome::Hit,
                     false => Outcome::Follow,
                 };
-                match self.follow(call, digest, &flight, own, outcome).await {
+                match self
+                    .follow(call, digest, &flight, own.clone(), outcome)
+                    .await
+                {
                     Ok(answer) => return answer,
                     // The patience with this upstream was spent once for all who waited.
                     Err(failure) if shown && failure.is_everybodys() => {
@@ -79,6 +85,8 @@ impl Registries {
                 continue;
             }
             match flight.head().await {
+                // What anybody may have says nothing of this caller.
+                Ok(_) if token_ended.is_some() => {}
                 Ok(_) => {
                     self.grant_when_verified(call, repo, &flight);
                     // Where anybody may, the gateway finishes by itself what a token that ended began.
@@ -90,8 +98,18 @@ impl Registries {
                     ));
                 }
                 Err(Failure::Answer(answer)) => {
+                    if let Some(no) = &token_ended {
+                        return Answer::relayed(no);
+                    }
                     if matches!(answer.status().as_u16(), 401 | 403) {
                         self.access.refused(call, repo).await;
+                    }
+                    // A token that has ended since the manifest, which skopeo and dockerd do not renew
+                    // for a blob. Whoever comes without one gets what is public, and so does it.
+                    if answer.status() == StatusCode::UNAUTHORIZED && !call.is_lasting() {
+                        token_ended = Some(answer);
+                        own = BlobSource::anonymous(call, self.upstream.clone(), repo, digest);
+                        continue;
                     }
                     self.note_missing_blob(call, repo, digest, answer.status());
                     return Answer::relayed(&answer);
@@ -109,7 +127,6 @@ impl Registries {
             }
         }
         // Downloads that others began ended before this caller could follow: it goes alone.
-        let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
         self.pass_through(call, digest, own).await
     }
 

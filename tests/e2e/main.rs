@@ -34,6 +34,7 @@ mod push;
 mod robot;
 mod setup;
 mod slow;
+mod tokens;
 mod trust;
 mod users;
 mod weather;

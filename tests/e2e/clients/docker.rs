@@ -88,6 +88,11 @@ impl Docker {
         self.docker(&arguments)
     }
 
+    /// What the daemon has logged.
+    pub fn logged(&self) -> String {
+        self.daemon.lock().expect("no panic holds it").logged()
+    }
+
     /// `kill -9` of the daemon, whatever it is doing.
     pub fn kill(&self) {
         self.daemon.lock().expect("no panic holds it").kill();
