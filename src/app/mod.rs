@@ -4,6 +4,7 @@ mod directory;
 mod engine;
 mod helm;
 mod parts;
+mod probe;
 mod reload;
 mod rooms;
 pub mod service;
@@ -28,6 +29,7 @@ pub use self::parts::{
     strangers,
 };
 use self::parts::{front, patience};
+pub use self::probe::probe;
 pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;
 use self::service::{Sockets, listeners};

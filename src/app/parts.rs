@@ -15,7 +15,7 @@ use crate::tls::{self, Authority, CaConfig, Front, Leaves, Notice, Roots, RootsE
 use crate::upstream::credentials::Credentials;
 use crate::upstream::dial::Dialer;
 use crate::upstream::parent::Parent;
-use crate::upstream::{Tls, Way};
+use crate::upstream::{Tls, Upstream, Way};
 use crate::wire::pace::Patience;
 
 /// The gateway's own logins, by the name of the registry they are for.
@@ -113,6 +113,15 @@ pub(super) fn way(config: &Config, beyond: Beyond, parent: Option<Parent>) -> Wa
     );
     let idle = config.limits.upstream_idle;
     Way::new(beyond.tls, beyond.own, dialer.behind(parent), idle)
+}
+
+/// What asks upstream, for a command that asks once.
+pub(super) fn upstream(config: &Config, policy: &Policy) -> anyhow::Result<Upstream> {
+    let beyond = beyond(config, policy)?;
+    let via = via()?;
+    let parent = parent(config, &beyond.tls, via.clone())?;
+    let way = way(config, beyond, parent);
+    Ok(Upstream::new(way, via, Arc::default()))
 }
 
 pub(super) fn bounds(config: &Config) -> Bounds {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use argh::{ArgsInfo, FromArgs};
 use http::HeaderValue;
 
+use super::online::online;
 use super::{Misused, load, policy, say};
 use crate::app::{self, Parent, Unusable};
 use crate::config::Config;
@@ -29,6 +30,9 @@ pub struct Check {
     /// the user it asks as, of policy.users_file (default: none)
     #[argh(option)]
     user: Option<String>,
+    /// ask the registry itself as well: is it there, what does it want, is the gateway's own login good
+    #[argh(switch)]
+    online: bool,
     /// HOST or HOST:PORT that is asked for
     #[argh(positional)]
     host: Option<String>,
@@ -55,6 +59,9 @@ impl Check {
         if args.host.is_none() && args.user.is_some() {
             return Err(Misused("--user explains a HOST; name one".to_owned()).into());
         }
+        if args.host.is_none() && args.online {
+            return Err(Misused("--online asks a HOST; name one".to_owned()).into());
+        }
         let mut text = String::from("The configuration is good.\n");
         let strangers = app::strangers(&config, |user| users.knows(user));
         for warning in config
@@ -77,6 +84,7 @@ impl Check {
                 _ => text.push('\n'),
             }
         }
+        let mut to_mend = None;
         match &args.host {
             None => {
                 text.push_str("\nIntercepted and cached:\n");
@@ -92,17 +100,35 @@ impl Check {
                     "\nAsk about one host: pierhead check HOST[:PORT] --client ADDRESS\nOn a client machine: pierhead doctor\n",
                 );
             }
-            Some(host) => text.push_str(&explained(
-                &config,
-                &policy,
-                &users,
-                parent.as_ref(),
-                host,
-                args,
-            )?),
+            Some(host) => {
+                let (target, moved) = target(&policy, host)?;
+                text.push('\n');
+                text.push_str(&moved);
+                text.push_str(&explained(
+                    &config,
+                    &policy,
+                    &users,
+                    parent.as_ref(),
+                    &target,
+                    args,
+                ));
+                if args.online {
+                    let user = args.user.as_deref().filter(|_| users.asked());
+                    let (said, failed) = online(&config, &policy, &target, args.client(), user)?;
+                    text.push_str(&said);
+                    to_mend = failed.then_some(target);
+                }
+            }
         }
         say(&text);
-        Ok(())
+        match to_mend {
+            None => Ok(()),
+            Some(target) => anyhow::bail!("{target} does not answer as it should; see above"),
+        }
+    }
+
+    fn client(&self) -> IpAddr {
+        self.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]))
     }
 }
 
@@ -177,15 +203,8 @@ fn admin(config: &Config) -> String {
     format!("\nThe page and the API at http://{address}: {who}.\n")
 }
 
-/// What would happen to `asked`, and at which addresses.
-fn explained(
-    config: &Config,
-    policy: &Policy,
-    users: &Users,
-    parent: Option<&Parent>,
-    asked: &str,
-    args: &Check,
-) -> anyhow::Result<String> {
+/// The target that `asked` names, and a word where the registry is asked elsewhere.
+fn target(policy: &Policy, asked: &str) -> anyhow::Result<(Target, String)> {
     let (host, default) = match asked.strip_prefix("http://") {
         Some(rest) => (rest.trim_end_matches('/'), 80),
         None => (
@@ -197,7 +216,7 @@ fn explained(
         .parse()
         .or_else(|e| format!("{host}:{default}").parse().map_err(|_| e))
         .map_err(|e| Misused(format!("{asked}: {e}")))?;
-    let mut text = String::from("\n");
+    let mut text = String::new();
     if let Some(registry) = policy.registry_for(target.host.as_str(), None)
         && !registry.serves(&target.host)
         && let Some(first) = registry.hosts.iter().find_map(|pattern| pattern.exact())
@@ -205,8 +224,21 @@ fn explained(
         text.push_str(&format!("{} is asked at {first}\n", target.host));
         target = Target::new(first, target.port);
     }
+    Ok((target, text))
+}
+
+/// What would happen to `target`, and at which addresses.
+fn explained(
+    config: &Config,
+    policy: &Policy,
+    users: &Users,
+    parent: Option<&Parent>,
+    target: &Target,
+    args: &Check,
+) -> String {
+    let mut text = String::new();
     let guard = AddressGuard::new(config.upstream.allow_private.clone());
-    let client = args.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]));
+    let client = args.client();
     let user = args.user.as_deref();
     let told = match user {
         None if users.asked() => {
@@ -222,7 +254,7 @@ fn explained(
     };
     text.push_str(told);
     let user = user.filter(|_| users.asked());
-    text.push_str(&explain(policy, &guard, &target, client, user));
+    text.push_str(&explain(policy, &guard, target, client, user));
     let registry = policy.registry_for(target.host.as_str(), Some(target.port));
     let files = registry
         .as_ref()
@@ -243,7 +275,7 @@ fn explained(
     }
     let name = target.host.to_string();
     if target.host.ip().is_some() {
-        return Ok(text);
+        return text;
     }
     if let Some(parent) = parent.filter(|parent| parent.leads_to(&target.host)) {
         text.push_str(&format!(
@@ -251,7 +283,7 @@ fn explained(
             "address",
             parent.place()
         ));
-        return Ok(text);
+        return text;
     }
     let fixed = config
         .upstream
@@ -267,7 +299,7 @@ fn explained(
                     "{:<12} {name} does not resolve here: {e}\n",
                     "address"
                 ));
-                return Ok(text);
+                return text;
             }
         },
     };
@@ -281,5 +313,5 @@ fn explained(
         };
         text.push_str(&format!("{:<12} {address} {verdict}\n", "address"));
     }
-    Ok(text)
+    text
 }

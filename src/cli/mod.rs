@@ -8,6 +8,7 @@ mod check;
 mod doctor;
 mod images;
 mod manual;
+mod online;
 mod pull;
 mod serve;
 mod setup;

@@ -35,6 +35,7 @@ mod metrics;
 mod mirror;
 mod offline;
 mod openapi;
+mod online;
 mod own_tls;
 mod parallel;
 mod parent;
