@@ -106,16 +106,20 @@ impl App {
         let rooms = Rooms::build(&config).await?;
         let front = front(&config, &rooms.gateway.leaves)?;
         let mut doors = Vec::new();
+        let passed = !sockets.proxy.is_empty();
         for listener in listeners(sockets.proxy, &config.listen.proxy).await? {
             doors.push(Door {
                 listener,
                 front: None,
+                passed,
             });
         }
+        let passed = !sockets.proxy_tls.is_empty();
         for listener in listeners(sockets.proxy_tls, &config.listen.proxy_tls).await? {
             doors.push(Door {
                 listener,
                 front: front.clone(),
+                passed,
             });
         }
         let admin = listeners(sockets.admin, config.listen.admin.as_slice()).await?;
@@ -249,7 +253,11 @@ impl App {
         }
         let limit = self.reloader.config().limits.drain;
         service::stopping(limit);
-        info!(?limit, "draining: no new connections; what runs may finish");
+        self.drain.begin();
+        info!(
+            ?limit,
+            "draining: nothing new is taken; what runs may finish"
+        );
         let second = async {
             tokio::select! {
                 _ = terminate.recv() => {}

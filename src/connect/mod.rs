@@ -26,6 +26,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
+pub use self::local::{health, readiness};
 use self::tunnel::Tunnel;
 use crate::oci::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
 use crate::policy::{Action, Policy, Target, Via};

@@ -1,5 +1,7 @@
 //! Socket to connection.
 
+mod late;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -63,9 +65,11 @@ pub struct Door {
     pub listener: TcpListener,
     /// `Some`: in TLS.
     pub front: Option<Arc<Front>>,
+    /// The service manager holds it as well: what is left in its queue is the next process's.
+    pub passed: bool,
 }
 
-/// Accepts clients until the drain begins.
+/// Accepts clients until the drain begins; who comes after that is told so.
 pub async fn accept(
     door: Door,
     gateway: Arc<Gateway>,
@@ -74,11 +78,17 @@ pub async fn accept(
     drain: Drain,
     metrics: Arc<Metrics>,
 ) {
-    let Door { listener, front } = door;
+    let Door {
+        listener,
+        front,
+        passed,
+    } = door;
     let last_words = Arc::new(Semaphore::new(LAST_WORDS));
     loop {
         let (socket, peer) = tokio::select! {
-            () = drain.begun() => return,
+            // Nobody is let in any more once the end has begun.
+            biased;
+            () = drain.begun() => break,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(e) => {
@@ -133,6 +143,31 @@ pub async fn accept(
                     gateway.serve(Paced::new(socket, patience), peer).await;
                 });
             }
+        }
+    }
+    if !passed {
+        turn_away(&listener, front, &clients, &metrics).await;
+    }
+}
+
+/// Until the process ends, which waits for none of these.
+async fn turn_away(
+    listener: &TcpListener,
+    front: Option<Arc<Front>>,
+    clients: &Arc<Clients>,
+    metrics: &Arc<Metrics>,
+) {
+    loop {
+        let Ok((socket, peer)) = listener.accept().await else {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
+        if let Some(place) = clients.enter(peer.ip().to_canonical(), metrics) {
+            let front = front.clone();
+            tokio::spawn(async move {
+                late::answer(socket, front).await;
+                drop(place);
+            });
         }
     }
 }

@@ -30,9 +30,14 @@ impl Drain {
         self.ending.is_cancelled()
     }
 
+    /// Begins the end.
+    pub fn begin(&self) {
+        self.ending.cancel();
+    }
+
     /// Begins the end and waits for it; answers whether everything came to its own end within `limit`.
     pub async fn finish(&self, limit: Duration) -> bool {
-        self.ending.cancel();
+        self.begin();
         self.tasks.close();
         tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
     }

@@ -2,7 +2,7 @@
 
 use tokio::net::TcpStream;
 
-use crate::support::{Fault, Gate, Gateway, On, Upstream, eventually, within};
+use crate::support::{Fault, Gate, Gateway, On, Upstream, client::plain, eventually};
 
 const MIB: usize = 1024 * 1024;
 
@@ -24,14 +24,15 @@ async fn a_running_pull_is_finished() {
         .await;
     gate.arrived(1).await;
     gateway.ask_to_end();
-    // It takes no more.
-    let refused = async {
-        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(20));
-        while TcpStream::connect(gateway.proxy).await.is_ok() {
-            ticks.tick().await;
-        }
-    };
-    within(20, refused).await;
+    // It takes no more, and says so: a load balancer asks on a new connection.
+    gateway.log.line("draining").await;
+    let ready = plain(gateway.proxy, "/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().await.contains("draining"));
+    assert_eq!(plain(gateway.proxy, "/healthz").await.status, 200);
+    assert_eq!(plain(gateway.proxy, "/v2/").await.status, 503);
+    let (refused, _) = gateway.client().try_connect("registry.test:443").await;
+    assert_eq!(refused.status, 503);
     gate.open();
     reply.verified(&blob.digest).await;
     assert!(gateway.ended(40).await.success());
