@@ -90,6 +90,15 @@ impl Registries {
             .path_and_query
             .split_once('?')
             .unwrap_or((&call.path_and_query, ""));
+        // A mount reads the other repository (end-11).
+        let from = parameter(query, "from").unwrap_or_default();
+        let from = from.strip_prefix(&call.name_prefix).unwrap_or(&from);
+        if !from.is_empty()
+            && let Err(rule) = call.registry().allows_repository(from)
+        {
+            let message = format!("the repository {from} is not open here: {rule}");
+            return Answer::denied(&message, rule);
+        }
         let session: Session = match call.method {
             Method::POST => Arc::new(Mutex::new(self.cache.capture().await)),
             _ => self
