@@ -63,13 +63,13 @@ impl Bench {
         let mut peer = self.kind.start(&self.origin, None).await;
         peer.mark().await;
         self.origin.forget();
-        let (proxy, trust) = (peer.proxy(), peer.trust());
+        let route = peer.route();
         let start = Arc::new(Barrier::new(self.scale.crowds));
         let clients = (0..self.scale.crowds).map(|_| {
-            let (trust, image, start) = (trust.clone(), image.clone(), Arc::clone(&start));
+            let (route, image, start) = (route.clone(), image.clone(), Arc::clone(&start));
             tokio::spawn(async move {
                 start.wait().await;
-                pull(&image, || client::intercepted(proxy, HOST, &trust)).await
+                pull(&image, || route.open(HOST)).await
             })
         });
         let clients: Vec<_> = clients.collect();

@@ -126,7 +126,7 @@ async fn first_answer(setup: Setup, document: &Document) -> (Gateway, f64) {
 }
 
 async fn open(gateway: &Gateway) -> Connection {
-    intercepted(gateway.proxy, HOST, &Trust::only(&gateway.ca_pem)).await
+    intercepted(gateway.proxy, HOST, 443, &Trust::only(&gateway.ca_pem)).await
 }
 
 /// The `n`th object: what it is called says nothing of its bytes, which are all the same.

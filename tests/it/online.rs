@@ -114,11 +114,8 @@ async fn a_host_that_is_no_registry_here_is_not_asked() {
     let home = TempDir::new().unwrap();
     let config = Gateway::before(&up).write(&home);
     let config = config.to_str().unwrap();
-    let output = gateway::run(
-        &["check", "pages.test", "--online", "--config", config],
-        home.path(),
-    );
-    let output = output.await;
+    let args = ["check", "pages.test", "--online", "--config", config];
+    let output = gateway::run(&args, home.path()).await;
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("nothing to ask"), "{said}");
