@@ -27,8 +27,11 @@ use pierhead::{
     telemetry::metrics::Metrics,
 };
 
+/// Parses whatever it is given, and must not panic.
+type Target = fn(&[u8]);
+
 /// Every target, by the name of its corpus.
-pub const ALL: [(&str, fn(&[u8])); 9] = [
+pub const ALL: [(&str, Target); 9] = [
     ("route", route),
     ("range", range),
     ("challenge", challenge),

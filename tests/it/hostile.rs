@@ -437,13 +437,13 @@ async fn no_request_hides_in_another() {
         format!("{get}X: a\r\n Content-Length: {len}\r\n\r\n"),
         format!("{get}X: a\rContent-Length: {len}\r\n\r\n"),
         format!("{get}X: a\0b\r\n\r\n"),
-        format!(
-            "GET /v2/app/tags/list HTTP/1.1\r\nHost: registry.test\r\nHost: hidden.test\r\n\r\n"
-        ),
-        format!("GET http://hidden.test/v2/hidden/ HTTP/1.1\r\nHost: registry.test\r\n\r\n"),
-        format!("GET https://registry.test/v2/ HTTP/1.1\r\nHost: hidden.test\r\n\r\n"),
-        format!("GET /v2/app/tags/list\r\nGET /v2/hidden/ HTTP/1.1\r\nHost: registry.test\r\n\r\n"),
-        format!("GET /v2/app/tags/list HTTP/1.1 HTTP/1.1\r\nHost: registry.test\r\n\r\n"),
+        "GET /v2/app/tags/list HTTP/1.1\r\nHost: registry.test\r\nHost: hidden.test\r\n\r\n"
+            .to_owned(),
+        "GET http://hidden.test/v2/hidden/ HTTP/1.1\r\nHost: registry.test\r\n\r\n".to_owned(),
+        "GET https://registry.test/v2/ HTTP/1.1\r\nHost: hidden.test\r\n\r\n".to_owned(),
+        "GET /v2/app/tags/list\r\nGET /v2/hidden/ HTTP/1.1\r\nHost: registry.test\r\n\r\n"
+            .to_owned(),
+        "GET /v2/app/tags/list HTTP/1.1 HTTP/1.1\r\nHost: registry.test\r\n\r\n".to_owned(),
     ] {
         let mut tls = gateway.client().tls("registry.test:443").await.unwrap();
         tls.write_all(request.as_bytes()).await.unwrap();

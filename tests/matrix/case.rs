@@ -108,7 +108,8 @@ pub fn all() -> Vec<Case> {
             let bare = name.rsplit_once('/').expect("a protocol").0;
             (seed(), bare).hash(&mut hasher);
             case.draw = hasher.finish();
-            let its_turn = case.draw as usize % 2 == turn && case.draw / 2 % case.one_of() == 0;
+            let its_turn =
+                case.draw as usize % 2 == turn && (case.draw / 2).is_multiple_of(case.one_of());
             if name.contains(&wanted) && (full || its_turn || !wanted.is_empty()) {
                 cases.push(case);
             }
