@@ -90,11 +90,9 @@ impl Cache {
             if cache.blob(&digest).await.is_some() {
                 return true;
             }
-            cache.space.unpark(&digest);
-            let (store, key) = (cache.store.clone(), Key::blob(&digest));
+            cache.space.drop_parked(&digest);
             let size = upload.written();
-            let named = tokio::task::spawn_blocking(move || upload.named(&store, &key)).await;
-            let Ok(Ok(spool)) = named else { return false };
+            let spool = upload.named(&Key::blob(&digest));
             if let Err(mismatch) = spool.verify() {
                 warn!(%digest, received = %mismatch.actual, "upstream accepted a push whose copy is something else; the copy is dropped");
                 spool.discard();

@@ -5,6 +5,7 @@ pub mod catalog;
 mod download;
 pub mod flight;
 pub mod index;
+pub mod ledger;
 mod open;
 pub mod origin;
 pub mod passthrough;
@@ -17,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,14 +26,15 @@ use tracing::{Instrument, info, info_span, warn};
 
 use self::flight::{DownloadView, Flight};
 use self::index::Index;
+use self::ledger::Ledger;
 pub use self::open::Object;
-use self::open::{OpenObjects, Removal};
+use self::open::OpenObjects;
 use self::origin::Origin;
 use self::space::{Bounds, Reservation, Space};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Children;
 pub use crate::store::StoreError;
-use crate::store::{Key, Kind, Partial, Spool, Store};
+use crate::store::{Key, Kind, Left, Partial, Spool, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans;
 use crate::wire::turns::Turns;
@@ -86,7 +88,7 @@ impl Cache {
     /// Opens the directory. Blocking. [`Cache::settle`] comes next.
     pub fn open(config: &CacheConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Store::open(&config.dir)?);
-        let index = Arc::new(Index::open(&config.dir));
+        let index = Arc::new(Index::open(&config.dir, Ledger::new(metrics.clone())));
         let open = Arc::new(OpenObjects::default());
         let space = Space::new(
             config.bounds,
@@ -95,6 +97,16 @@ impl Cache {
             open.clone(),
             metrics.clone(),
         );
+        if index.wants_rebuild() {
+            let mut empty = true;
+            let walked = store.walk(|_, _, _| {
+                empty = false;
+                false
+            });
+            if empty && walked.is_ok() {
+                space.count(0);
+            }
+        }
         Ok(Arc::new(Self {
             store,
             index,
@@ -116,20 +128,35 @@ impl Cache {
 
     /// Sweeps now and then; tags and grants are kept for `offline_for`. Never ends.
     pub async fn keep_house(self: Arc<Self>, offline_for: impl Fn() -> Duration) {
-        self.find_again().await;
         let mut every = tokio::time::interval(SWEEP_EVERY);
-        let mut pruned = Instant::now();
+        let mut pruned = (Instant::now(), index::now_seconds());
         loop {
-            every.tick().await;
+            tokio::select! {
+                _ = every.tick() => {}
+                () = self.index.rebuild_wanted() => {
+                    if !self.rebuild().await {
+                        // The disk does not let it now.
+                        every.tick().await;
+                    }
+                    self.protect().await;
+                }
+            }
             self.space.sweep_parked(PARKED_FOR);
             let _ = self.index.flush().await;
-            if pruned.elapsed() >= PRUNE_EVERY {
-                pruned = Instant::now();
+            self.space.tidy().await;
+            let (at, then) = pruned;
+            if at.elapsed() >= PRUNE_EVERY {
+                let now = index::now_seconds();
+                pruned = (Instant::now(), now);
+                // A clock that has jumped says nothing about how old anything is.
+                if now.abs_diff(then.saturating_add(at.elapsed().as_secs())) > CLOCK_SLACK.as_secs()
+                {
+                    warn!("the clock was set; nothing is forgotten for its age this time");
+                    continue;
+                }
                 // What counts for nothing any more, not even while upstream is away.
                 let age = offline_for().max(PRUNE_EVERY).as_secs();
-                self.index
-                    .prune(index::now_seconds().saturating_sub(age))
-                    .await;
+                self.index.prune(now.saturating_sub(age)).await;
                 // Tags that moved on let go of what they stood for.
                 self.protect().await;
             }
@@ -178,9 +205,9 @@ impl Cache {
         }
         // One looks at what a dead process left, in a task of its own; the others wait for it.
         let _turn = self.turns.take(digest.to_string()).await;
-        if self.space.take_found(digest) {
+        if let Some(room) = self.space.take_found(digest) {
             let (cache, digest) = (self.clone(), digest.clone());
-            let _ = tokio::spawn(async move { cache.revive(&digest).await }).await;
+            let _ = tokio::spawn(async move { cache.revive(&digest, room).await }).await;
         }
         self.lookup(&Key::blob(digest)).await
     }
@@ -223,6 +250,11 @@ impl Cache {
         .ok()?
         .inspect_err(|e| warn!(%digest, error = %e, "a cached manifest cannot be read"))
         .ok()?;
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            warn!(%digest, "a cached manifest was damaged; it is fetched anew");
+            self.space.remove_at_once(vec![key]).await;
+            return None;
+        }
         if self.index.children(&key).is_none() {
             let children = Children::parse(&bytes);
             self.index.set_children(digest, &children).await;
@@ -359,45 +391,60 @@ impl Cache {
 
     /// Opens a complete object. One whose size is not what it was is damaged, and goes.
     async fn lookup(&self, key: &Key) -> Option<Object> {
-        let object = match self.open.open(&self.store, key) {
-            Ok(object) => object?,
+        if self.open.was_suspect(key) {
+            self.judge(key).await;
+        }
+        let opened = match self.open.open(&self.store, key) {
+            Ok(opened) => opened,
             Err(e) => {
                 warn!(digest = %key.digest, error = %e, "a cached object cannot be opened");
                 return None;
             }
         };
-        let known = self.index.object(key);
-        if let Some(known) = &known
-            && known.size != object.size()
-        {
-            warn!(digest = %key.digest, was = known.size, is = object.size(), "a cached file was damaged; it is fetched anew");
-            drop(object);
-            if let Ok(Removal::Gone(trash)) = self.open.remove(&self.store, key) {
-                let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
-                self.space.forget(known.size);
-                let _ = self.index.remove(vec![key.clone()]).await;
+        let known = self.index.look(key);
+        let Some(object) = opened else {
+            if let Ok(Some(_)) = known {
+                self.missed(key).await;
             }
             return None;
-        }
-        // A blob on disk that no download is about to make known: it was missed somehow.
-        if known.is_none() && key.kind == Kind::Blob && self.flight(&key.digest).is_none() {
+        };
+        let size = match known {
+            Ok(Some(known)) => Some(known.size),
+            Ok(None) => None,
+            // Whatever is under its digest verified once.
+            Err(_) => Some(object.size()),
+        };
+        if size != Some(object.size()) {
+            // One that a download is about to make known is right.
+            if size.is_none() && self.flight(&key.digest).is_some() {
+                return Some(object);
+            }
             drop(object);
-            self.adopt_if_right(key.clone()).await;
+            self.judge(key).await;
             return self.open.open(&self.store, key).ok()?;
         }
         self.index.touch(key);
         Some(object)
     }
 
-    /// A process may have died with a download complete and not yet in place.
-    async fn revive(&self, digest: &Digest) {
+    /// The index knows an object whose file somebody else took away.
+    async fn missed(&self, key: &Key) {
+        if self.flight(&key.digest).is_none() && matches!(self.store.open_object(key), Ok(None)) {
+            warn!(digest = %key.digest, "a cached file is gone");
+            let _ = self.index.remove(vec![key.clone()]).await;
+        }
+    }
+
+    /// A process may have died with a download complete and not yet in place; `room` is what its bytes
+    /// have.
+    async fn revive(&self, digest: &Digest, room: Reservation) {
         let (store, key) = (self.store.clone(), Key::blob(digest));
         let opened = tokio::task::spawn_blocking(move || store.spool(&key)).await;
-        let Ok(Ok(spool)) = opened else { return };
-        let size = spool.written();
-        let Ok(room) = self.space.reserve(size).await else {
+        let Ok(Ok(spool)) = opened else {
+            self.remove_partial(digest).await;
             return;
         };
+        let size = spool.written();
         if spool.verify().is_err() {
             self.space.park(digest.clone(), room, size);
             return;
@@ -408,6 +455,14 @@ impl Cache {
             .await
         {
             warn!(%digest, error = %e, "a verified blob could not be kept");
+        }
+    }
+
+    async fn remove_partial(&self, digest: &Digest) {
+        let (store, key) = (self.store.clone(), Key::blob(digest));
+        let removed = tokio::task::spawn_blocking(move || store.remove_partial(&key)).await;
+        if let Ok(Err(e)) = removed {
+            warn!(%digest, error = %e, "what is left of a download cannot be removed");
         }
     }
 
@@ -424,14 +479,10 @@ impl Cache {
         let committed = tokio::task::spawn_blocking(move || spool.commit(&store))
             .await
             .map_err(io::Error::other)??;
-        if self.index.object(key).is_some() {
-            // Known already: these bytes took the place of the same bytes.
-            drop(room);
-        } else {
-            room.become_object(size);
-        }
-        if let Err(e) = self.index.insert(key.clone(), size, media_type).await {
-            // The file is there and right; the next start adopts it by its mark.
+        let held = room.settle_at(size);
+        let key = key.clone();
+        if let Err(e) = self.index.insert(key.clone(), size, media_type, held).await {
+            // The file is there and right; should it stay unwritten, the next start adopts it by its mark.
             warn!(digest = %key.digest, error = %e, "the index does not know a cached object yet");
             return Ok(());
         }
@@ -457,11 +508,34 @@ impl Cache {
         self.settle_partials().await;
         let cache = self.clone();
         tokio::spawn(async move {
+            if cache.index.wants_rebuild() {
+                cache.count().await;
+            }
             if cache.index.wants_to_learn() {
                 cache.learn_children().await;
             }
             cache.protect().await;
         });
+    }
+
+    /// Finds out what the objects take, where no index says so.
+    async fn count(&self) {
+        let store = self.store.clone();
+        let counted = tokio::task::spawn_blocking(move || {
+            let mut bytes = 0u64;
+            store.walk(|_, size, _| {
+                bytes = bytes.saturating_add(index::on_disk(size));
+                true
+            })?;
+            Ok::<_, io::Error>(bytes)
+        });
+        match counted.await {
+            Ok(Ok(bytes)) => self.space.count(bytes),
+            Ok(Err(e)) => {
+                warn!(error = %e, "the cache directory cannot be walked; until the next start nothing is kept");
+            }
+            Err(_) => {}
+        }
     }
 
     /// Finds out what the pinned images protect.
@@ -509,74 +583,106 @@ impl Cache {
             Ok(Err(e)) => return warn!(error = %e, "broken downloads cannot be listed"),
             Err(_) => return,
         };
-        for Partial {
-            key,
-            size,
-            in_place,
-        } in partials
-        {
-            if in_place {
-                if self.index.object(&key).is_none() {
-                    self.adopt_if_right(key.clone()).await;
+        for Partial { key, left } in partials {
+            match left {
+                Left::Broken(size) if key.kind == Kind::Blob && size > 0 => {
+                    self.space.park_found(key.digest, size);
                 }
-                let _ = self.store.settle(&key);
-            } else if key.kind == Kind::Blob && size > 0 {
-                self.space.park_found(key.digest, size);
-            } else {
-                let _ = self.store.remove_partial(&key);
+                Left::Broken(_) => drop(self.store.remove_partial(&key)),
+                Left::Placed => {
+                    if self.index.object(&key).is_none() {
+                        self.judge(&key).await;
+                    }
+                    let _ = self.store.settle(&key);
+                }
+                Left::TakenOut => {
+                    if self.index.object(&key).is_some()
+                        && self.index.remove(vec![key.clone()]).await.is_err()
+                    {
+                        continue;
+                    }
+                    let _ = self.store.settle(&key);
+                }
             }
         }
     }
 
-    /// Finds every object again, while requests are served already.
-    async fn rebuild(&self) {
+    /// Finds every object again, while requests are served already. Answers whether all were.
+    async fn rebuild(&self) -> bool {
+        let mut lost_again = self.index.lost_again();
         let (found, mut objects) = tokio::sync::mpsc::channel(1024);
         let store = self.store.clone();
         let walk = tokio::task::spawn_blocking(move || {
-            store.walk(|key, size| found.blocking_send((key, size)).is_ok())
+            store.walk(|key, size, used| found.blocking_send((key, size, used)).is_ok())
         });
         let mut count = 0u64;
-        while let Some((key, size)) = objects.recv().await {
+        while let Some((key, size, used)) = objects.recv().await {
             if self.index.object(&key).is_none() {
-                self.adopt(key, size).await;
+                self.adopt(key, size, micros(used)).await;
                 count += 1;
             }
         }
         match walk.await {
-            Ok(Ok(())) => {
-                let _ = self.index.walked().await;
+            Ok(Ok(())) if !lost_again() => {
+                let written = self.index.walked().await;
+                let _ = self.index.learnt().await;
                 if count > 0 {
                     info!(count, "the cache index was rebuilt from the files");
                 }
+                written.is_ok()
             }
-            Ok(Err(e)) => warn!(error = %e, "the cache directory cannot be walked"),
-            Err(_) => {}
+            Ok(Ok(())) | Err(_) => false,
+            Ok(Err(e)) => {
+                warn!(error = %e, "the cache directory cannot be walked");
+                false
+            }
         }
     }
 
-    /// Makes a file known that the index missed, after hashing it: nothing vouches for it any more.
-    async fn adopt_if_right(&self, key: Key) {
+    /// Hashes a file about which the index says nothing, or something else: it is made known, or it
+    /// goes.
+    async fn judge(&self, key: &Key) {
+        // One hashes it; the others wait for the verdict.
+        let _turn = self.turns.take(format!("judge {}", key.digest)).await;
         let (store, hashed) = (self.store.clone(), key.clone());
-        let right = tokio::task::spawn_blocking(move || store.verify(&hashed)).await;
-        match right {
-            Ok(Ok(Some(size))) => self.adopt(key, size).await,
-            Ok(Ok(None)) => {
+        let judged = tokio::task::spawn_blocking(move || {
+            let right = store.verify(&hashed)?;
+            let here = store.open_object(&hashed)?.is_some();
+            Ok::<_, io::Error>((right, here))
+        });
+        match judged.await {
+            Ok(Ok((Some(size), _))) => {
+                self.adopt(key.clone(), size, index::now_micros()).await;
+                // Whoever waits finds it known.
+                let _ = self.index.flush().await;
+            }
+            Ok(Ok((None, true))) => {
                 warn!(digest = %key.digest, "a cached file was damaged; it is fetched anew");
-                let removed = self.open.remove(&self.store, &key);
-                let _ = tokio::task::spawn_blocking(move || drop(removed)).await;
+                self.space.remove_at_once(vec![key.clone()]).await;
+            }
+            Ok(Ok((None, false))) => {}
+            Ok(Err(e)) if e.raw_os_error() == Some(EIO) => {
+                warn!(digest = %key.digest, error = %e, "a cached file cannot be read; it is fetched anew");
+                self.space.remove_at_once(vec![key.clone()]).await;
             }
             Ok(Err(e)) => warn!(digest = %key.digest, error = %e, "a cached file cannot be read"),
             Err(_) => {}
         }
     }
 
-    async fn adopt(&self, key: Key, size: u64) {
-        self.space.adopt(size);
-        self.index.adopt(key.clone(), size).await;
+    async fn adopt(&self, key: Key, size: u64, last_use: u64) {
+        self.index.adopt(key.clone(), size, last_use).await;
         if key.kind == Kind::Manifest {
             self.learn(&key).await;
         }
     }
+}
+
+/// Since the epoch, and never later than now.
+fn micros(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    micros.min(index::now_micros())
 }
 
 const A_MOMENT: Duration = Duration::from_millis(5);
@@ -588,3 +694,6 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A broken download waits this long for somebody to resume it.
 const PARKED_FOR: Duration = Duration::from_secs(3600);
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+/// By how much a clock may be corrected without having jumped.
+const CLOCK_SLACK: Duration = Duration::from_secs(300);

@@ -1,6 +1,6 @@
 //! Complete objects that are being read: opened once, shared, and never evicted meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,12 +12,16 @@ use crate::store::{Key, Store, Trash};
 pub struct Object {
     file: Arc<File>,
     size: u64,
+    key: Key,
+    all: Arc<OpenObjects>,
 }
 
 /// Who is open now.
 #[derive(Debug, Default)]
 pub struct OpenObjects {
     open: Mutex<HashMap<Key, Weak<File>>>,
+    /// What could not be read to its end, and was not looked at since.
+    suspect: Mutex<HashSet<Key>>,
 }
 
 // === impl Object ===
@@ -31,17 +35,26 @@ impl Object {
     pub fn size(&self) -> u64 {
         self.size
     }
+
+    /// Notes that it could not be read: whoever asks next does not get it as it is.
+    pub fn suspect(&self) {
+        let mut suspect = self.all.suspects();
+        // All of a disk may have failed; what is one of very many is noted when it is asked for again.
+        if suspect.len() < MOST_SUSPECTS {
+            suspect.insert(self.key.clone());
+        }
+    }
 }
 
 // === impl OpenObjects ===
 
 impl OpenObjects {
     /// Opens `key`, or shares the file of somebody who has it open. Blocking, though briefly.
-    pub fn open(&self, store: &Store, key: &Key) -> io::Result<Option<Object>> {
+    pub fn open(self: &Arc<Self>, store: &Store, key: &Key) -> io::Result<Option<Object>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(key).and_then(Weak::upgrade) {
             let size = file.metadata()?.len();
-            return Ok(Some(Object { file, size }));
+            return Ok(Some(self.object(file, size, key)));
         }
         // Under the lock, so that an eviction sees either no file or an open one.
         let Some((file, size)) = store.open_object(key)? else {
@@ -52,7 +65,25 @@ impl OpenObjects {
             open.retain(|_, file| file.strong_count() > 0);
         }
         open.insert(key.clone(), Arc::downgrade(&file));
-        Ok(Some(Object { file, size }))
+        Ok(Some(self.object(file, size, key)))
+    }
+
+    /// Whether `key` could not be read lately; asked once, it is no longer so.
+    pub fn was_suspect(&self, key: &Key) -> bool {
+        self.suspects().remove(key)
+    }
+
+    fn object(self: &Arc<Self>, file: Arc<File>, size: u64, key: &Key) -> Object {
+        Object {
+            file,
+            size,
+            key: key.clone(),
+            all: self.clone(),
+        }
+    }
+
+    fn suspects(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
+        self.suspect.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_open(&self, key: &Key) -> bool {
@@ -96,3 +127,4 @@ fn take_out(store: &Store, key: &Key) -> io::Result<Removal> {
 }
 
 const SWEEP_AT: usize = 1024;
+const MOST_SUSPECTS: usize = 10_000;

@@ -94,11 +94,8 @@ impl Cache {
         if self.blob(digest).await.is_some() {
             return Ok(false);
         }
-        self.space.unpark(digest);
-        let (store, key) = (self.store.clone(), Key::blob(digest));
-        let spool = blocking(move || upload.named(&store, &key))
-            .await
-            .map_err(write)?;
+        self.space.drop_parked(digest);
+        let spool = upload.named(&Key::blob(digest));
         if let Err(mismatch) = spool.verify() {
             spool.discard();
             return Err(PutError::Mismatch {

@@ -33,7 +33,7 @@ pub struct Reader {
 enum Source {
     /// Complete; held open so that it is not evicted.
     Complete {
-        _object: Object,
+        object: Object,
     },
     Growing {
         digest: Digest,
@@ -54,7 +54,7 @@ impl Reader {
             file: Some(object.file()),
             at: start,
             end: Some(end.min(object.size())),
-            source: Source::Complete { _object: object },
+            source: Source::Complete { object },
         }
     }
 
@@ -113,7 +113,12 @@ impl Reader {
         let Some(file) = &self.file else {
             return Ok(None);
         };
-        let chunk = read(file, self.at, ready).await?;
+        let chunk = read(file, self.at, ready).await;
+        if let (Err(_), Source::Complete { object }) = (&chunk, &self.source) {
+            // This client has to ask again, and must not get the same.
+            object.suspect();
+        }
+        let chunk = chunk?;
         self.at += chunk.len() as u64;
         Ok(Some(chunk))
     }

@@ -5,14 +5,16 @@
 //! index. `max_size` and `min_free` therefore hold at all times, not after a sweep.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::index::{Index, on_disk};
+use super::ledger::Ledger;
 use super::open::{OpenObjects, Removal};
 use crate::oci::digest::Digest;
 use crate::store::{Key, Store};
@@ -42,24 +44,23 @@ pub struct Gone {
     pub bytes: u64,
 }
 
-/// The ledger of one cache directory.
+/// The room of one cache directory.
 #[derive(Debug)]
 pub struct Space {
     bounds: ArcSwap<Bounds>,
     store: Arc<Store>,
     index: Arc<Index>,
     open: Arc<OpenObjects>,
+    ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
-    /// Objects and reservations, in bytes on disk.
-    used: AtomicU64,
-    /// Reserved bytes that are not on disk yet.
-    pending: AtomicU64,
     parked: Mutex<HashMap<Digest, Parked>>,
+    /// Whether it is known what is on disk; only without an index it is not.
+    counted: watch::Sender<bool>,
     /// One at a time makes room.
     making_room: tokio::sync::Mutex<()>,
 }
 
-/// Room that is set aside; given back when dropped. The ledger keeps none: it would keep itself alive.
+/// Room that is set aside; given back when dropped. [`Space`] keeps none: it would keep itself alive.
 #[derive(Debug)]
 pub struct Reservation {
     space: Arc<Space>,
@@ -69,7 +70,7 @@ pub struct Reservation {
 
 #[derive(Debug)]
 struct Parked {
-    /// On disk, and counted as used.
+    /// On disk, and held in the ledger.
     bytes: u64,
     since: Instant,
     /// Left by a dead process, and not looked at yet.
@@ -86,20 +87,28 @@ impl Space {
         open: Arc<OpenObjects>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let used = AtomicU64::new(index.used_at_open());
         let space = Arc::new(Self {
             bounds: ArcSwap::from_pointee(bounds),
+            ledger: index.ledger().clone(),
+            counted: watch::Sender::new(!index.wants_rebuild()),
             store,
             index,
             open,
             metrics,
-            used,
-            pending: AtomicU64::new(0),
             parked: Mutex::default(),
             making_room: tokio::sync::Mutex::new(()),
         });
-        space.report();
+        space.report_bounds();
         space
+    }
+
+    /// Without an index: what all objects take, found out from the files. Until then nothing is kept.
+    pub fn count(&self, bytes: u64) {
+        // Where every file is known by now there is nothing left to guess.
+        if self.index.wants_rebuild() {
+            self.ledger.counted(bytes);
+        }
+        self.counted.send_replace(true);
     }
 
     /// The limits it keeps.
@@ -109,57 +118,60 @@ impl Space {
 
     /// From here on these hold. What is over them goes, and what is being read or downloaded when it no
     /// longer is.
-    pub async fn keep_within(&self, bounds: Bounds) {
+    pub async fn keep_within(self: &Arc<Self>, bounds: Bounds) {
         self.bounds.store(Arc::new(bounds));
-        self.report();
+        self.report_bounds();
+        self.tidy().await;
+    }
+
+    /// Removes what is over the bounds by now: what was being read when they were lowered, what others
+    /// took of the disk, and how the index has grown.
+    pub async fn tidy(self: &Arc<Self>) {
         if let Err(e) = self.make_room(0).await {
-            debug!(error = %e, "the cache is over its new bounds for now");
+            debug!(error = %e, "the cache is over its bounds for now");
         }
     }
 
     /// Bytes that objects, downloads and the index take.
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed) + self.overhead()
+        self.ledger.used()
     }
 
     /// Bytes that are no object's: the index, and the few small files beside it.
     pub(super) fn overhead(&self) -> u64 {
-        on_disk(self.index.file_size()) + SMALL_FILES
+        self.ledger.overhead()
     }
 
     /// Sets `bytes` aside, removing the least recently used objects where needed.
     pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, NoSpace> {
-        let mut room = Reservation {
-            space: self.clone(),
-            bytes: 0,
-            written: 0,
-        };
+        let mut room = self.reservation();
         room.grow(bytes).await?;
         Ok(room)
     }
 
-    /// Counts an object that was found on disk without having been reserved.
-    pub fn adopt(&self, size: u64) {
-        self.used.fetch_add(on_disk(size), Ordering::Relaxed);
-        self.report();
+    /// An empty one, to grow.
+    pub fn reservation(self: &Arc<Self>) -> Reservation {
+        self.taken_over(0)
     }
 
-    /// Takes an object's bytes off the ledger.
-    pub fn forget(&self, size: u64) {
-        sub(&self.used, on_disk(size));
-        self.report();
+    /// Bytes that are on disk and held already.
+    fn taken_over(self: &Arc<Self>, bytes: u64) -> Reservation {
+        Reservation {
+            space: self.clone(),
+            bytes,
+            written: bytes,
+        }
     }
 
     /// Keeps a broken download's bytes for a while, in the room it had.
-    pub fn park(&self, digest: Digest, mut room: Reservation, size: u64) {
-        room.shrink_to(size);
-        self.park_as(digest, room.hand_over(), false);
+    pub fn park(&self, digest: Digest, room: Reservation, size: u64) {
+        self.park_as(digest, room.settle_at(size), false);
     }
 
     /// Counts a broken download found at start.
-    pub fn park_found(self: &Arc<Self>, digest: Digest, size: u64) {
+    pub fn park_found(&self, digest: Digest, size: u64) {
         let bytes = on_disk(size);
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.ledger.hold(bytes);
         self.park_as(digest, bytes, true);
     }
 
@@ -168,24 +180,19 @@ impl Space {
         self.parked().get(digest).is_some_and(|parked| parked.found)
     }
 
-    /// Hands over a broken download that a dead process left, if nobody has looked at it yet.
-    pub fn take_found(&self, digest: &Digest) -> bool {
+    /// Hands over a broken download that a dead process left, in its room, if nobody has looked at it
+    /// yet.
+    pub fn take_found(self: &Arc<Self>, digest: &Digest) -> Option<Reservation> {
         let mut parked = self.parked();
-        let found = parked.get(digest).is_some_and(|parked| parked.found);
-        let taken = if found { parked.remove(digest) } else { None };
-        drop(parked);
-        let was = taken.is_some();
-        self.give_back(taken);
-        was
+        parked.get(digest).filter(|parked| parked.found)?;
+        let taken = parked.remove(digest)?;
+        Some(self.taken_over(taken.bytes))
     }
 
-    /// Hands a broken download's bytes to the one who resumes it. The room is given back: the one
-    /// who resumes reserves the whole.
-    pub fn unpark(&self, digest: &Digest) -> bool {
-        let parked = self.parked().remove(digest);
-        let was = parked.is_some();
-        self.give_back(parked);
-        was
+    /// Hands a broken download's bytes to the one who resumes it, in the room they have.
+    pub fn unpark(self: &Arc<Self>, digest: &Digest) -> Option<Reservation> {
+        let taken = self.parked().remove(digest)?;
+        Some(self.taken_over(taken.bytes))
     }
 
     /// Removes broken downloads that nobody resumed.
@@ -208,32 +215,31 @@ impl Space {
             found,
         };
         let before = self.parked().insert(digest, parked);
-        self.give_back(before);
+        // The same file, which was counted for whoever kept it before.
+        self.ledger
+            .give_back(before.map_or(0, |before| before.bytes), 0);
     }
 
-    /// Takes a broken download's bytes off the ledger; answers how many they were.
-    fn give_back(&self, parked: Option<Parked>) -> u64 {
-        let bytes = parked.map_or(0, |parked| parked.bytes);
-        sub(&self.used, bytes);
-        self.report();
-        bytes
-    }
-
-    async fn make_room(&self, bytes: u64) -> Result<(), NoSpace> {
-        let _turn = self.making_room.lock().await;
+    async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<(), NoSpace> {
         let no = |why: String| NoSpace { wanted: bytes, why };
+        let mut counted = self.counted.subscribe();
+        let counted = counted.wait_for(|counted| *counted);
+        if tokio::time::timeout(COUNTED_WITHIN, counted).await.is_err() {
+            return Err(no(
+                "its index was lost and its files are being counted".into()
+            ));
+        }
+        let _turn = self.making_room.lock().await;
         let bounds = **self.bounds.load();
-        if bytes > 0 && bytes.saturating_add(self.overhead()) > bounds.max_size {
+        let most = bounds.max_size.saturating_sub(self.ledger.margin());
+        if bytes > 0 && bytes.saturating_add(self.overhead()) > most {
             return Err(no(format!("cache.max_size is {}", bounds.max_size)));
         }
         let mut freed_for_disk = 0;
         loop {
-            let over = self
-                .used()
-                .saturating_add(bytes)
-                .saturating_sub(bounds.max_size);
+            let over = self.used().saturating_add(bytes).saturating_sub(most);
             let free = self.store.free().map_err(|e| no(e.to_string()))?;
-            let spoken_for = self.pending.load(Ordering::Relaxed);
+            let spoken_for = self.ledger.pending();
             // Some file systems give space back only a while after a file went.
             let short = bounds
                 .min_free
@@ -242,9 +248,7 @@ impl Space {
                 .saturating_sub(free.saturating_add(freed_for_disk));
             let needed = over.max(short);
             if needed == 0 {
-                self.used.fetch_add(bytes, Ordering::Relaxed);
-                self.pending.fetch_add(bytes, Ordering::Relaxed);
-                self.report();
+                self.ledger.set_aside(bytes);
                 return Ok(());
             }
             let freed = self.evict(needed).await;
@@ -260,10 +264,15 @@ impl Space {
     }
 
     /// Frees at least `needed` bytes where it can; answers how many.
-    async fn evict(&self, needed: u64) -> u64 {
+    async fn evict(self: &Arc<Self>, needed: u64) -> u64 {
         let mut freed = 0;
-        let parked: Vec<Digest> = self.parked().keys().cloned().collect();
-        for digest in parked {
+        let mut parked: Vec<(Instant, Digest)> = self
+            .parked()
+            .iter()
+            .map(|(digest, parked)| (parked.since, digest.clone()))
+            .collect();
+        parked.sort_by_key(|(since, _)| *since);
+        for (_, digest) in parked {
             if freed >= needed {
                 return freed;
             }
@@ -276,13 +285,14 @@ impl Space {
         while freed < needed {
             let cold = self.index.coldest(EVICT_BATCH, |key| self.may_go(key));
             let mut enough = freed;
-            let chosen: Vec<(Key, u64)> = cold
+            let chosen: Vec<Key> = cold
                 .into_iter()
                 .take_while(|(_, size)| {
                     let wanted = enough < needed;
-                    enough += on_disk(*size);
+                    enough = enough.saturating_add(on_disk(*size));
                     wanted
                 })
+                .map(|(key, _)| key)
                 .collect();
             if chosen.is_empty() {
                 break;
@@ -292,6 +302,10 @@ impl Space {
             };
             self.metrics.evicted(gone.objects, gone.bytes);
             freed += gone.bytes;
+            if gone.bytes == 0 {
+                // All were opened since they were listed.
+                break;
+            }
         }
         freed
     }
@@ -301,78 +315,92 @@ impl Space {
         !self.open.is_open(key) && !self.index.pins().protects(key)
     }
 
-    /// Takes objects that nobody reads out of the index and then off the disk, so that whoever
-    /// downloads one of them anew meets no late word about the old one. `None` where the index takes no
-    /// change.
-    pub async fn remove(&self, chosen: Vec<(Key, u64)>) -> Option<Gone> {
-        self.take_out(chosen, |key| self.open.remove(&self.store, key))
-            .await
+    /// Takes objects that nobody reads off the disk and out of the index. `None` where the index takes no
+    /// change: it does so as soon as it can.
+    pub async fn remove(self: &Arc<Self>, chosen: Vec<Key>) -> Option<Gone> {
+        self.take_out(chosen, OpenObjects::remove).await
     }
 
     /// The same for objects that may be being read: who does reads on, and nobody else begins to.
-    pub async fn remove_at_once(&self, chosen: Vec<(Key, u64)>) -> Option<Gone> {
-        self.take_out(chosen, |key| self.open.remove_at_once(&self.store, key))
-            .await
+    pub async fn remove_at_once(self: &Arc<Self>, chosen: Vec<Key>) -> Option<Gone> {
+        self.take_out(chosen, OpenObjects::remove_at_once).await
     }
 
     async fn take_out(
-        &self,
-        chosen: Vec<(Key, u64)>,
-        take: impl Fn(&Key) -> std::io::Result<Removal>,
+        self: &Arc<Self>,
+        chosen: Vec<Key>,
+        take: fn(&OpenObjects, &Store, &Key) -> io::Result<Removal>,
     ) -> Option<Gone> {
-        let mut going = Vec::new();
-        for (key, size) in chosen {
-            if self.store.mark(&key).is_ok() {
-                going.push((key, size));
-            }
-        }
-        let keys = going.iter().map(|(key, _)| key.clone()).collect();
-        if self.index.remove(keys).await.is_err() {
-            // The marks stay: the next start sorts it out.
-            return None;
-        }
-        let mut gone = Gone::default();
-        let mut trash = Vec::new();
-        for (key, size) in going {
-            match take(&key) {
-                Ok(Removal::Gone(file)) => {
-                    debug!(digest = %key.digest, size, "taken out");
-                    gone.objects += 1;
-                    gone.bytes += on_disk(size);
-                    self.forget(size);
-                    trash.push(file);
-                }
-                Ok(Removal::WasGone) => self.forget(size),
-                // Opened since it was listed: it stays, and is known again.
-                Ok(Removal::InUse) => self.index.adopt(key.clone(), size).await,
-                Err(e) => {
-                    warn!(digest = %key.digest, error = %e, "an object cannot be removed");
-                    self.index.adopt(key.clone(), size).await;
-                }
-            }
-            let _ = self.store.settle(&key);
-        }
-        let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
-        Some(gone)
+        let space = self.clone();
+        // In a task of its own: a caller that is cut off must not leave it half done.
+        tokio::spawn(async move { space.take_out_now(chosen, take).await })
+            .await
+            .ok()?
     }
 
-    fn drop_parked(&self, digest: &Digest) -> u64 {
-        let Some(parked) = self.parked().remove(digest) else {
+    /// First the files, out of everybody's way, and in the same breath the index: whoever downloads one
+    /// of them anew meets no late word about the old one.
+    async fn take_out_now(
+        &self,
+        chosen: Vec<Key>,
+        take: fn(&OpenObjects, &Store, &Key) -> io::Result<Removal>,
+    ) -> Option<Gone> {
+        let mut going = Vec::new();
+        let mut trash = Vec::new();
+        for key in chosen {
+            // Should the process die in between, the next start knows by this. On a full disk there may
+            // be no room for it, and making some matters more.
+            let _ = self.store.mark(&key);
+            match take(&self.open, &self.store, &key) {
+                Ok(Removal::Gone(file)) => {
+                    debug!(digest = %key.digest, "taken out");
+                    trash.push(file);
+                    going.push(key);
+                }
+                Ok(Removal::WasGone) => going.push(key),
+                Ok(Removal::InUse) => drop(self.store.settle(&key)),
+                Err(e) => {
+                    warn!(digest = %key.digest, error = %e, "an object cannot be removed");
+                    drop(self.store.settle(&key));
+                }
+            }
+        }
+        let objects = trash.len() as u64;
+        let removed = self.index.remove(going.clone()).await;
+        let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
+        // Where the index does not know, the marks stay for the next start.
+        let held = removed.ok()?;
+        for key in &going {
+            let _ = self.store.settle(key);
+        }
+        Some(Gone {
+            objects,
+            bytes: held.bytes(),
+        })
+    }
+
+    /// Removes a broken download; answers how many bytes went.
+    pub fn drop_parked(&self, digest: &Digest) -> u64 {
+        let mut all = self.parked();
+        let Some(parked) = all.remove(digest) else {
             return 0;
         };
-        if let Err(e) = self.store.remove_partial(&Key::blob(digest)) {
-            warn!(%digest, error = %e, "a broken download cannot be removed");
+        // As long as nobody can begin to resume it.
+        let trash = self.store.take_partial(&Key::blob(digest));
+        drop(all);
+        match trash {
+            Ok(trash) => drop(trash),
+            Err(e) => warn!(%digest, error = %e, "a broken download cannot be removed"),
         }
-        self.give_back(Some(parked))
+        self.ledger.give_back(parked.bytes, 0);
+        parked.bytes
     }
 
     fn parked(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Parked>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&self) {
-        let used = i64::try_from(self.used()).unwrap_or(i64::MAX);
-        self.metrics.cache_bytes.set(used);
+    fn report_bounds(&self) {
         let most = i64::try_from(self.bounds.load().max_size).unwrap_or(i64::MAX);
         self.metrics.cache_max_bytes.set(most);
     }
@@ -399,46 +427,32 @@ impl Reservation {
     /// Notes that `bytes` in all are on disk by now.
     pub fn wrote(&mut self, bytes: u64) {
         let written = bytes.min(self.bytes);
-        sub(&self.space.pending, written.saturating_sub(self.written));
+        self.space
+            .ledger
+            .wrote(written.saturating_sub(self.written));
         self.written = self.written.max(written);
     }
 
-    /// The bytes are an object now, counted until it is forgotten.
-    pub fn become_object(mut self, size: u64) {
-        self.shrink_to(size);
-        self.hand_over();
-    }
-
-    /// Counted by the ledger from here on; nothing is given back. Answers the bytes.
-    fn hand_over(mut self) -> u64 {
+    /// A file of `size` bytes has taken its room; the rest is given back. Its bytes, which are answered,
+    /// stay held in the ledger for whoever is told.
+    pub fn settle_at(mut self, size: u64) -> u64 {
+        let bytes = on_disk(size).min(self.bytes);
+        let spare = self.bytes - bytes;
+        let unwritten = self.bytes - self.written;
+        self.space.ledger.give_back(spare, unwritten);
+        self.bytes = 0;
         self.written = 0;
-        std::mem::take(&mut self.bytes)
-    }
-
-    fn shrink_to(&mut self, size: u64) {
-        self.wrote(self.bytes);
-        let spare = self.bytes.saturating_sub(on_disk(size));
-        sub(&self.space.used, spare);
-        self.bytes -= spare;
-        self.written = self.bytes;
-        self.space.report();
+        bytes
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        sub(&self.space.pending, self.bytes.saturating_sub(self.written));
-        sub(&self.space.used, self.bytes);
-        self.space.report();
+        let unwritten = self.bytes.saturating_sub(self.written);
+        self.space.ledger.give_back(self.bytes, unwritten);
     }
 }
 
-fn sub(counter: &AtomicU64, bytes: u64) {
-    // Saturating: a count that drifted low is harmless, one that wrapped is not.
-    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-        Some(n.saturating_sub(bytes))
-    });
-}
-
-const SMALL_FILES: u64 = 8 << 10;
 const EVICT_BATCH: usize = 32;
+/// How long a download waits for the files to be counted before it passes through.
+const COUNTED_WITHIN: Duration = Duration::from_secs(2);

@@ -473,7 +473,9 @@ impl Access {
             Some(at) => {
                 let before = self.recent.get(&key);
                 self.recent.insert(key, at);
-                if before.is_some_and(|before| at.saturating_sub(before) < WRITE_AGAIN) {
+                // One from the future is of a clock that was set back since.
+                let age = before.and_then(|before| at.checked_sub(before));
+                if age.is_some_and(|age| age < WRITE_AGAIN) {
                     return;
                 }
             }
@@ -488,11 +490,14 @@ impl Access {
     }
 
     fn proven(&self, key: &[u8; 32]) -> Option<u64> {
-        let known = || self.index.grant(key).unwrap_or(UNKNOWN);
-        let at = self.recent.get(key).unwrap_or_else(|| {
-            let entry = self.recent.entry(*key).or_insert_with(known);
-            entry.into_value()
-        });
+        let at = match self.recent.get(key) {
+            Some(at) => at,
+            None => {
+                // What cannot be read now is not unknown for good.
+                let at = self.index.grant(key).ok()?.unwrap_or(UNKNOWN);
+                self.recent.entry(*key).or_insert(at).into_value()
+            }
+        };
         (at > UNKNOWN).then_some(at)
     }
 

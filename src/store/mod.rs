@@ -70,9 +70,18 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Partial {
     pub key: Key,
-    pub size: u64,
-    /// It had become an object when the process died before the index knew.
-    pub in_place: bool,
+    pub left: Left,
+}
+
+/// What a process left of an object when it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// So many bytes of a download.
+    Broken(u64),
+    /// It was marked, and it is there: the index may not know it.
+    Placed,
+    /// It was marked, and it is not there: the index may know it all the same.
+    TakenOut,
 }
 
 /// A file on its way out; removed when dropped. Blocking, and for a large file not briefly.
@@ -235,10 +244,19 @@ impl Store {
 
     /// Takes an object out, quickly; its bytes go with the answer. `None` for one that is gone.
     pub fn take_out(&self, key: &Key) -> io::Result<Option<Trash>> {
+        self.set_aside(key, &self.path(key))
+    }
+
+    /// The same for what is left of a broken download.
+    pub fn take_partial(&self, key: &Key) -> io::Result<Option<Trash>> {
+        self.set_aside(key, &self.partial_path(key))
+    }
+
+    fn set_aside(&self, key: &Key, path: &Path) -> io::Result<Option<Trash>> {
         let mut aside = self.partial_path(key).into_os_string();
         aside.push(TRASH);
         let aside = PathBuf::from(aside);
-        match fs::rename(self.path(key), &aside) {
+        match fs::rename(path, &aside) {
             Ok(()) => Ok(Some(Trash(aside))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -302,25 +320,26 @@ impl Store {
                 gone_is_fine(fs::remove_file(entry.path()))?;
                 continue;
             };
-            let meta = match in_place {
-                true => fs::metadata(self.path(&key)),
-                false => cut_to_prefix(&entry.path()).and_then(|()| entry.metadata()),
+            let left = match (in_place, fs::symlink_metadata(self.path(&key))) {
+                (false, _) => match cut_to_prefix(&entry.path()).and_then(|()| entry.metadata()) {
+                    Ok(meta) => Left::Broken(meta.len()),
+                    Err(_) => {
+                        gone_is_fine(fs::remove_file(entry.path()))?;
+                        continue;
+                    }
+                },
+                (true, Ok(_)) => Left::Placed,
+                (true, Err(e)) if e.kind() == io::ErrorKind::NotFound => Left::TakenOut,
+                (true, Err(e)) => return Err(e),
             };
-            match meta {
-                Ok(meta) => found.push(Partial {
-                    key,
-                    size: meta.len(),
-                    in_place,
-                }),
-                // Marked, and dead before the rename: the bytes are still a partial.
-                Err(_) => gone_is_fine(fs::remove_file(entry.path()))?,
-            }
+            found.push(Partial { key, left });
         }
         Ok(found)
     }
 
-    /// Calls `each` for every object, in no order; ends early when it answers `false`. Blocking.
-    pub fn walk(&self, mut each: impl FnMut(Key, u64) -> bool) -> io::Result<()> {
+    /// Calls `each` for every object, in no order, with its size and when it was last read or written;
+    /// ends early when it answers `false`. Blocking.
+    pub fn walk(&self, mut each: impl FnMut(Key, u64, SystemTime) -> bool) -> io::Result<()> {
         for kind in Kind::ALL {
             for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
                 let top = self.root.join(kind.folder()).join(algorithm.as_str());
@@ -340,8 +359,16 @@ impl Store {
                         else {
                             continue;
                         };
-                        let size = file.metadata()?.len();
-                        if !each(Key { kind, digest }, size) {
+                        let meta = match file.metadata() {
+                            Ok(meta) => meta,
+                            // Taken out meanwhile.
+                            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                            Err(e) => return Err(e),
+                        };
+                        let times = [meta.accessed(), meta.modified()];
+                        let used = times.into_iter().filter_map(Result::ok).max();
+                        let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+                        if !each(Key { kind, digest }, meta.len(), used) {
                             return Ok(());
                         }
                     }
@@ -419,7 +446,7 @@ mod tests {
         let committed = spool.commit(&store).unwrap();
         assert_eq!(store.open_object(&key).unwrap().unwrap().1, 5);
         assert_eq!(store.partials().unwrap().len(), 1);
-        assert!(store.partials().unwrap()[0].in_place);
+        assert_eq!(store.partials().unwrap()[0].left, Left::Placed);
         committed.settle();
         assert!(store.partials().unwrap().is_empty());
     }
@@ -470,7 +497,7 @@ mod tests {
             drop(first);
             if by_listing {
                 let listed = store.partials().unwrap();
-                assert_eq!((listed.len(), listed[0].size), (1, 3));
+                assert_eq!((listed.len(), listed[0].left), (1, Left::Broken(3)));
             }
             let mut second = store.spool(&key).unwrap();
             assert_eq!(second.written(), 3);

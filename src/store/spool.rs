@@ -271,10 +271,21 @@ impl Spool {
         self.file.sync_data()?;
         let target = store.path(&self.key);
         let shard = target.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(shard)?;
+        if !shard.exists() {
+            fs::create_dir_all(shard)?;
+            // The folder's own name must outlive a power cut, too.
+            for above in shard.ancestors().skip(1).take(2) {
+                File::open(above)?.sync_all()?;
+            }
+        }
         store.mark(&self.key)?;
         fs::rename(&self.path, &target)?;
-        File::open(shard)?.sync_all()
+        let synced = File::open(shard).and_then(|shard| shard.sync_all());
+        if synced.is_err() {
+            // Nobody will know of it, so it must not be there.
+            let _ = fs::remove_file(&target);
+        }
+        synced
     }
 }
 

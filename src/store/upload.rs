@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Key, Spool, Store};
+use super::{Key, Spool};
 use crate::oci::digest::{Algorithm, Hasher};
 
 /// Bytes of an upload, hashed as sha256. Dropped, it leaves nothing behind.
@@ -50,23 +50,20 @@ impl Upload {
         Ok(())
     }
 
-    /// Takes its place as the spool of `key`, to be verified and committed like a download.
-    pub fn named(self, store: &Store, key: &Key) -> io::Result<Spool> {
-        let path = store.partial_path(key);
-        fs::rename(&self.path, &path)?;
-        Ok(Spool::taken_over(
-            self.file.clone(),
-            path,
-            key,
-            self.hasher.clone(),
-            self.written,
-        ))
+    /// Becomes the spool of `key`, to be verified and committed like a download. It keeps the file that
+    /// it has: a download of the same may be writing to its own.
+    pub fn named(mut self, key: &Key) -> Spool {
+        let path = std::mem::take(&mut self.path);
+        let hasher = self.hasher.clone();
+        Spool::taken_over(self.file.clone(), path, key, hasher, self.written)
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // Renamed by then, or in nobody's interest.
-        let _ = fs::remove_file(&self.path);
+        // Named by then, or in nobody's interest.
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

@@ -28,10 +28,10 @@ use pierhead::{
 };
 
 /// Parses whatever it is given, and must not panic.
-type Target = fn(&[u8]);
+type Run = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const ALL: [(&str, Target); 9] = [
+pub const ALL: [(&str, Run); 9] = [
     ("route", route),
     ("range", range),
     ("challenge", challenge),

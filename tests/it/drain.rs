@@ -98,3 +98,30 @@ async fn with_nothing_to_do_it_ends_at_once() {
     gateway.ask_to_end();
     assert!(gateway.ended(10).await.success());
 }
+
+#[tokio::test]
+async fn told_twice_it_ends_at_once() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let blob = repo.blob(3, 4 * MIB);
+    let never = Gate::new();
+    up.fault(
+        On::get(&blob.digest),
+        Fault::StallAt(MIB as u64, never.clone()),
+    );
+    let mut gateway = Gateway::before(&up)
+        .text("limits", "drain", "10m")
+        .start()
+        .await;
+    let reply = gateway
+        .client()
+        .get(&repo.blob_url(&blob.digest))
+        .send()
+        .await;
+    never.arrived(1).await;
+    gateway.ask_to_end();
+    gateway.log.line("draining").await;
+    gateway.ask_to_end();
+    assert!(gateway.ended(30).await.success());
+    assert!(!reply.rest().await.whole);
+}

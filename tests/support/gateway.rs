@@ -61,6 +61,7 @@ impl Setup {
             .arg("serve")
             .arg("--config")
             .arg(config)
+            .envs(self.environment())
             .current_dir(home.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -216,6 +217,36 @@ impl Gateway {
             }
         }
         seen.values().sum()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Waits until what `/metrics` counts is what the files take.
+    #[track_caller]
+    pub fn counts_what_is_there(&self) -> impl Future<Output = ()> {
+        let at = std::panic::Location::caller();
+        async move {
+            let mut said = String::new();
+            let mut ticks = tokio::time::interval(std::time::Duration::from_millis(20));
+            for _ in 0..1000 {
+                ticks.tick().await;
+                let metrics = self.metrics().await;
+                let mut lines = metrics.lines();
+                let counted =
+                    lines.find_map(|line| line.strip_prefix("pierhead_cache_used_bytes "));
+                let counted: u64 = counted.expect("the metric").parse().expect("a number");
+                let files = super::shim::files(&self.cache_dir());
+                let taken = files.values().sum::<u64>();
+                if counted == taken {
+                    return;
+                }
+                said = format!("{counted} bytes are counted, {taken} are taken by {files:#?}");
+            }
+            panic!("{said} at {at}");
+        }
     }
 
     /// What `/metrics` says, in OpenMetrics as Prometheus asks for it.

@@ -28,6 +28,7 @@ pub mod pull;
 pub mod reply;
 pub mod secrets;
 pub mod setup;
+pub mod shim;
 pub mod upstream;
 pub mod wire;
 

@@ -18,6 +18,7 @@ pub struct Setup {
     resolve: BTreeMap<String, SocketAddr>,
     roots: String,
     more: String,
+    env: BTreeMap<String, String>,
     pub(super) cache_dir: Option<PathBuf>,
     /// What the gateway gets to know and has to keep to itself.
     pub(super) secrets: Vec<Secrets>,
@@ -99,6 +100,17 @@ impl Setup {
     pub fn trusting(mut self, pem: &str) -> Self {
         self.roots = pem.to_owned();
         self
+    }
+
+    /// Sets a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// What its environment has more than the test's.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.env
     }
 
     /// Keeps the cache in a directory of the test's choice, such as a small file system.

@@ -111,7 +111,8 @@ impl Cache {
                 .iter()
                 .filter(|(key, _)| key.kind == Kind::Manifest)
                 .count();
-            let gone = self.space.remove(cold.clone()).await;
+            let keys = cold.iter().map(|(key, _)| key.clone()).collect();
+            let gone = self.space.remove(keys).await;
             self.forget_manifests(&cold);
             let Some(gone) = gone else { break };
             let manifests = (manifests as u64).min(gone.objects);
@@ -152,7 +153,8 @@ impl Cache {
             .filter(|(key, _)| key.kind == Kind::Manifest)
             .count();
         let blobs = going.len() - manifests;
-        let gone = self.space.remove_at_once(going.clone()).await;
+        let keys = going.iter().map(|(key, _)| key.clone()).collect();
+        let gone = self.space.remove_at_once(keys).await;
         self.forget_manifests(&going);
         let gone = gone.unwrap_or_default();
         Removed {

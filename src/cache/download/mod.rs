@@ -29,17 +29,12 @@ impl Cache {
             flight: flight.clone(),
             cache: self.clone(),
         };
-        let resumed = self.space.unpark(flight.digest());
+        let parked = self.space.unpark(flight.digest());
+        let resumed = parked.is_some();
+        let mut room = parked.unwrap_or_else(|| self.space.reservation());
         let store = self.store.clone();
         let key = Key::blob(flight.digest());
         let opened = blocking(move || store.spool(&key)).await;
-        let mut room = match self.space.reserve(0).await {
-            Ok(room) => room,
-            Err(e) => {
-                self.fail(&flight, Failure::NoRoom(e.to_string()));
-                return;
-            }
-        };
         let result = match opened {
             Err(e) => Err((Failure::NoRoom(e.to_string()), None)),
             Ok(spool) if room.grow(spool.written()).await.is_err() => Err((

@@ -3,7 +3,8 @@
 //! The files are the truth about bytes; the index is the truth about everything else: sizes and last
 //! use, which tag stood for which digest and when that was confirmed, which repository an upstream has
 //! shown a digest in, and when a grant was last proven. One thread writes, in batches; reads are
-//! snapshots. An index that cannot be opened is set aside and rebuilt from the files.
+//! snapshots. An index that is damaged, found so at the start or at any time later, is set aside and
+//! made anew from the files.
 
 mod db;
 pub mod images;
@@ -11,21 +12,22 @@ mod memory;
 pub mod pins;
 mod writer;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redb::{Error, ReadableDatabase, ReadableTable};
-use tokio::sync::{mpsc, oneshot};
-use tracing::{error, warn};
+use redb::{ReadableDatabase, ReadableTable};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::error;
 
-use self::db::{
-    Db, GRANTS, LRU, MEMBERS, OBJECTS, TAGS, USED, WALKED, create, in_memory, is_broken, read_meta,
-};
+pub use self::db::Unreadable;
+use self::db::{Db, GRANTS, LRU, MEMBERS, Mended, OBJECTS, TAGS, USED, WALKED, meta};
 use self::memory::Memory;
 use self::pins::Pins;
 use self::writer::{Ack, Op, Writer};
+use super::ledger::{Held, Ledger};
 use crate::oci::digest::{Algorithm, Digest};
 use crate::store::Key;
 
@@ -55,14 +57,26 @@ pub struct TagRecord {
 #[derive(Debug)]
 pub struct Index {
     db: Arc<Db>,
-    path: Option<PathBuf>,
     writer: mpsc::Sender<Op>,
     touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
     recent: Arc<Recent>,
-    used_at_open: u64,
+    /// The latest use there ever was, in microseconds since the epoch.
+    latest: AtomicU64,
+    ledger: Arc<Ledger>,
     /// The files have to be walked: there was no usable index.
-    rebuild: bool,
-    pins: Pins,
+    rebuild: watch::Sender<bool>,
+    pins: Arc<Pins>,
+}
+
+/// What has to be known before anything is asked.
+struct Facts {
+    /// Every file was known once.
+    walked: bool,
+    /// Bytes of all objects, on disk.
+    used: u64,
+    /// The latest use, in microseconds since the epoch.
+    latest: u64,
+    pins: BTreeSet<String>,
 }
 
 /// What hits ask for.
@@ -81,47 +95,39 @@ pub struct IndexError(String);
 // === impl Index ===
 
 impl Index {
-    /// Opens `index.redb` in `dir`, or sets a broken one aside and starts anew. Blocking. Never
+    /// Opens `index.redb` in `dir`, or sets a damaged one aside and starts anew. Blocking. Never
     /// fails: where no file can be written the index lives in memory until the next start.
-    pub fn open(dir: &Path) -> Self {
-        let path = dir.join("index.redb");
-        let existed = path.exists();
-        let (db, path, broken) = match create(&path) {
-            Ok(db) => (db, Some(path), false),
-            Err(e) if existed && is_broken(&e) => {
-                let aside = path.with_extension("redb.broken");
-                warn!(error = %e, aside = %aside.display(), "the cache index is unreadable; it is set aside and rebuilt from the files");
-                match std::fs::rename(&path, &aside)
-                    .map_err(Error::from)
-                    .and_then(|()| create(&path))
-                {
-                    Ok(db) => (db, Some(path), true),
-                    Err(e) => in_memory(&e),
-                }
-            }
-            Err(e) => in_memory(&e),
-        };
-        let used_at_open = read_meta(&db, USED).unwrap_or(0);
-        let rebuild = broken || read_meta(&db, WALKED).is_none();
-        let pins = images::pinned_names(&db).unwrap_or_else(|e| {
-            error!(error = %e, "what is pinned cannot be read; until the next start nothing is");
-            Default::default()
-        });
-        let db = Arc::new(Db {
-            open: RwLock::new(Some(db)),
-            path: path.clone(),
-        });
+    pub fn open(dir: &Path, ledger: Arc<Ledger>) -> Self {
+        let (db, salvaged) = Db::open(dir.join("index.redb"));
+        let mut anew = salvaged.is_some();
+        let mut facts = Facts::of(&db);
+        // What these run into is mended before anybody relies on them: what is pinned must not go.
+        for _ in 0..MOST_MENDINGS {
+            let Some(trouble) = db.suspicion() else { break };
+            anew |= matches!(db.mend(&trouble), Mended::Anew(_));
+            facts = Facts::of(&db);
+        }
+        let db = Arc::new(db);
+        let rebuild = watch::Sender::new(anew || !facts.walked);
+        let pins = Arc::new(Pins::new(facts.pins));
+        ledger.index_knows(facts.used);
+        ledger.index_takes(db.bytes());
         let touched = Arc::new(Mutex::new(HashMap::new()));
         let recent = Arc::new(Recent {
             tags: Memory::new(MOST_RECENT_TAGS),
             members: Memory::new(MOST_RECENT_MEMBERS),
         });
         let (writer, ops) = mpsc::channel(4096);
+        db.written_by(writer.downgrade());
         let thread = Writer {
             db: db.clone(),
             ops,
             touched: touched.clone(),
             recent: recent.clone(),
+            ledger: ledger.clone(),
+            pins: pins.clone(),
+            rebuild: rebuild.clone(),
+            unwritten: Vec::new(),
         };
         if let Err(e) = std::thread::Builder::new()
             .name("index".into())
@@ -131,37 +137,47 @@ impl Index {
         }
         Self {
             db,
-            path,
             writer,
             touched,
             recent,
-            used_at_open,
+            latest: AtomicU64::new(facts.latest),
+            ledger,
             rebuild,
-            pins: Pins::new(pins),
+            pins,
         }
     }
 
     /// Whether the objects have to be found by walking the files.
     pub fn wants_rebuild(&self) -> bool {
-        self.rebuild
+        *self.rebuild.borrow()
     }
 
-    /// Bytes of all objects, as of the last commit before this start.
-    pub fn used_at_open(&self) -> u64 {
-        self.used_at_open
+    /// Waits until the objects have to be found by walking the files.
+    pub async fn rebuild_wanted(&self) {
+        // The sender is a part of this.
+        let _ = self.rebuild.subscribe().wait_for(|wanted| *wanted).await;
     }
 
-    /// Bytes the index itself takes on disk.
-    pub fn file_size(&self) -> u64 {
-        self.path
-            .as_ref()
-            .and_then(|path| std::fs::metadata(path).ok())
-            .map_or(0, |meta| meta.len())
+    /// Answers, when asked, whether it was lost (again) since this call.
+    pub fn lost_again(&self) -> impl FnMut() -> bool + use<> {
+        let mut rebuild = self.rebuild.subscribe();
+        rebuild.borrow_and_update();
+        move || rebuild.has_changed().unwrap_or(false)
+    }
+
+    /// Where its bytes and its objects' are counted.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// What is known of `key`; `None` also where nothing can be read.
+    pub fn object(&self, key: &Key) -> Option<ObjectInfo> {
+        self.look(key).ok().flatten()
     }
 
     /// What is known of `key`.
-    pub fn object(&self, key: &Key) -> Option<ObjectInfo> {
-        self.db.read(|db| {
+    pub fn look(&self, key: &Key) -> Result<Option<ObjectInfo>, Unreadable> {
+        self.db.try_read(|db| {
             let table = db.begin_read()?.open_table(OBJECTS)?;
             let value = table.get(key.to_bytes().as_slice())?;
             Ok(value.map(|value| {
@@ -172,27 +188,35 @@ impl Index {
                     media_type: media_type.to_owned(),
                 }
             }))
-        })?
+        })
     }
 
-    /// Makes an object known, durably. Answers once it is on disk.
-    pub async fn insert(&self, key: Key, size: u64, media_type: String) -> Result<(), IndexError> {
+    /// Makes an object known whose bytes the ledger held until now. Answers once it is on disk; after an
+    /// error it is written when that is possible again.
+    pub async fn insert(
+        &self,
+        key: Key,
+        size: u64,
+        media_type: String,
+        held: u64,
+    ) -> Result<(), IndexError> {
         let info = ObjectInfo {
             size,
-            last_use: now_micros(),
+            last_use: self.use_now(),
             media_type,
         };
-        self.acked(|ack| Op::Insert(key, info, ack)).await
+        self.acked(|ack| Op::Insert(key, info, held, ack)).await
     }
 
-    /// Makes a found object known; written with the next batch.
-    pub async fn adopt(&self, key: Key, size: u64) {
+    /// Makes a found object known that was last used then, in microseconds since the epoch; written
+    /// with the next batch. Changes nothing about one that is known with this size.
+    pub async fn adopt(&self, key: Key, size: u64, last_use: u64) {
         let info = ObjectInfo {
             size,
-            last_use: now_micros(),
+            last_use,
             media_type: String::new(),
         };
-        self.send(Op::Insert(key, info, None)).await;
+        self.send(Op::Adopt(key, info)).await;
     }
 
     /// Notes that every file is known from here on.
@@ -205,14 +229,28 @@ impl Index {
         self.send(Op::Prune(oldest)).await;
     }
 
-    /// Forgets objects whose files are gone.
-    pub async fn remove(&self, keys: Vec<Key>) -> Result<(), IndexError> {
-        self.acked(|ack| Op::Remove(keys, ack)).await
+    /// Forgets objects whose files are on their way out. Their bytes are counted as long as the answer
+    /// lives.
+    pub async fn remove(&self, keys: Vec<Key>) -> Result<Held, IndexError> {
+        let (ack, done) = oneshot::channel();
+        self.send(Op::Remove(keys, Some(ack))).await;
+        done.await.unwrap_or_else(|_| Err(IndexError::stopped()))
     }
 
     /// Notes a use; written with the next batch.
     pub fn touch(&self, key: &Key) {
-        lock(&self.touched).insert(key.to_bytes(), now_micros());
+        lock(&self.touched).insert(key.to_bytes(), self.use_now());
+    }
+
+    /// A moment later than every use before it, whatever became of the clock: what is used last goes
+    /// last.
+    fn use_now(&self) -> u64 {
+        let now = now_micros();
+        let later = |latest: u64| Some(now.max(latest.saturating_add(1)));
+        let before = self
+            .latest
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        now.max(before.unwrap_or_default().saturating_add(1))
     }
 
     /// Everything sent before this is written when it answers.
@@ -322,11 +360,11 @@ impl Index {
     }
 
     /// When the grant was last proven, in seconds since the epoch.
-    pub fn grant(&self, grant: &[u8; 32]) -> Option<u64> {
-        self.db.read(|db| {
+    pub fn grant(&self, grant: &[u8; 32]) -> Result<Option<u64>, Unreadable> {
+        self.db.try_read(|db| {
             let table = db.begin_read()?.open_table(GRANTS)?;
             Ok(table.get(grant.as_slice())?.map(|value| value.value()))
-        })?
+        })
     }
 
     /// Remembers or (`None`) revokes a grant.
@@ -337,13 +375,20 @@ impl Index {
     async fn acked(&self, op: impl FnOnce(Ack) -> Op) -> Result<(), IndexError> {
         let (ack, done) = oneshot::channel();
         self.send(op(Some(ack))).await;
-        done.await
-            .unwrap_or_else(|_| Err(IndexError("its writer has stopped".into())))
+        done.await.unwrap_or_else(|_| Err(IndexError::stopped()))
     }
 
     async fn send(&self, op: Op) {
         // The writer ends only with the process; there is nobody to tell.
         let _ = self.writer.send(op).await;
+    }
+}
+
+// === impl IndexError ===
+
+impl IndexError {
+    fn stopped() -> Self {
+        Self("its writer has stopped".into())
     }
 }
 
@@ -401,6 +446,26 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// === impl Facts ===
+
+impl Facts {
+    fn of(db: &Db) -> Self {
+        let latest = db.read(|db| {
+            let lru = db.begin_read()?.open_table(LRU)?;
+            Ok(lru.last()?.map_or(0, |(name, _)| name.value().0))
+        });
+        Self {
+            walked: db.read(|db| meta(db, WALKED)).flatten().is_some(),
+            used: db.read(|db| meta(db, USED)).flatten().unwrap_or(0),
+            latest: latest.unwrap_or(0),
+            pins: db.read(images::pinned_names).unwrap_or_else(|| {
+                error!("what is pinned cannot be read");
+                BTreeSet::new()
+            }),
+        }
+    }
+}
+
 // === impl Recent ===
 
 impl Recent {
@@ -416,67 +481,21 @@ impl Recent {
             }
         }
     }
+
+    /// The tables are others.
+    fn forget_all(&self) {
+        self.tags.forget_all();
+        self.members.forget_all();
+    }
 }
 
 /// Some hundred bytes each.
 const MOST_RECENT_TAGS: usize = 20_000;
 const MOST_RECENT_MEMBERS: usize = 50_000;
 const BLOCK: u64 = 4096;
+const MOST_MENDINGS: usize = 4;
 const MOST_VARIANTS: usize = 64;
 const MOST_LOOKED_AT: usize = 4096;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(name: &str) -> Key {
-        Key::blob(&Digest::of(Algorithm::Sha256, name.as_bytes()))
-    }
-
-    #[tokio::test]
-    async fn the_least_recently_used_object_comes_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path());
-        for name in ["a", "b", "c"] {
-            index.insert(key(name), 10, String::new()).await.unwrap();
-        }
-        index.touch(&key("a"));
-        index.flush().await.unwrap();
-        let order: Vec<Key> = index
-            .coldest(9, |_| true)
-            .into_iter()
-            .map(|x| x.0)
-            .collect();
-        assert_eq!(order, [key("b"), key("c"), key("a")]);
-    }
-
-    #[tokio::test]
-    async fn what_is_used_survives_a_new_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(dir.path());
-        index.insert(key("a"), 5000, String::new()).await.unwrap();
-        index.insert(key("b"), 1, String::new()).await.unwrap();
-        index.remove(vec![key("b")]).await.unwrap();
-        drop(index);
-        // The writer's thread lets go of the file when its channel closes.
-        let index = loop {
-            let again = Index::open(dir.path());
-            if again.path.is_some() {
-                break again;
-            }
-            std::thread::yield_now();
-        };
-        assert_eq!(index.used_at_open(), 8192);
-    }
-
-    #[tokio::test]
-    async fn a_torn_index_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("index.redb"), b"torn").unwrap();
-        let index = Index::open(dir.path());
-        assert!(index.wants_rebuild());
-        assert!(dir.path().join("index.redb.broken").exists());
-        index.insert(key("a"), 1, "x".into()).await.unwrap();
-        assert_eq!(index.object(&key("a")).unwrap().media_type, "x");
-    }
-}
+mod tests;

@@ -1,25 +1,31 @@
 //! The one that writes: whatever waits becomes one transaction.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use redb::{Durability, Error, ReadableTable, WriteTransaction};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
 use super::db::{
-    CHILDREN, Db, GRANTS, LEARNT, LRU, MEMBERS, META, OBJECTS, PARENTS, PINS, REFERRERS, RELEASED,
-    STANDING, SUBJECTS, TAGS, USED, WALKED,
+    CHILDREN, Db, GRANTS, LEARNT, LRU, MEMBERS, META, Mended, OBJECTS, PARENTS, PINS, REFERRERS,
+    RELEASED, STANDING, SUBJECTS, Salvaged, TAGS, Trouble, USED, WALKED, meta,
 };
 use super::images::{Child, after};
+use super::pins::Pins;
 use super::{IndexError, ObjectInfo, Recent, TagRecord, lock, on_disk};
+use crate::cache::ledger::{Held, Ledger, Moved};
 use crate::store::Key;
 
 /// A change of the index.
 #[derive(Debug)]
 pub(super) enum Op {
-    Insert(Key, ObjectInfo, Ack),
-    Remove(Vec<Key>, Ack),
+    /// An object whose bytes the ledger held until now.
+    Insert(Key, ObjectInfo, u64, Ack),
+    /// An object that was found on disk.
+    Adopt(Key, ObjectInfo),
+    /// Objects whose files are on their way out: their bytes are held from here on.
+    Remove(Vec<Key>, RemoveAck),
     Tag(String, Option<TagRecord>),
     Member(Vec<u8>, u64),
     Grant([u8; 32], Option<u64>),
@@ -42,67 +48,175 @@ pub(super) enum Op {
 /// Who waits for a change to be on disk.
 pub(super) type Ack = Option<oneshot::Sender<Result<(), IndexError>>>;
 
-// === impl Writer ===
+/// Who waits for a removal, and takes over what the removed objects take on disk.
+pub(super) type RemoveAck = Option<oneshot::Sender<Result<Held, IndexError>>>;
 
 pub(super) struct Writer {
     pub(super) db: Arc<Db>,
     pub(super) ops: mpsc::Receiver<Op>,
     pub(super) touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
     pub(super) recent: Arc<Recent>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) pins: Arc<Pins>,
+    pub(super) rebuild: watch::Sender<bool>,
+    /// Changes of what there is that could not be written yet: they come first the next time.
+    pub(super) unwritten: Vec<Op>,
 }
+
+/// What a batch came to.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    moved: Moved,
+    /// By removal, in their order: bytes on disk.
+    removed: Vec<u64>,
+    walked: bool,
+}
+
+// === impl Writer ===
 
 impl Writer {
     pub(super) fn run(mut self) {
         let mut batch = Vec::new();
         while self.ops.blocking_recv_many(&mut batch, 512) > 0 {
-            let touched = std::mem::take(&mut *lock(&self.touched));
-            let result = self.write(&batch, touched);
-            if let Err(e) = &result {
-                warn!(error = %e, "the cache index could not be written");
-                self.db.reopen();
+            if let Some(trouble) = self.db.suspicion() {
+                self.mend(&trouble);
             }
+            drop(batch.splice(0..0, self.unwritten.drain(..)));
+            let touched = std::mem::take(&mut *lock(&self.touched));
+            let written = self.write(&batch, &touched).or_else(|trouble| {
+                warn!(error = %trouble, "the cache index could not be written");
+                match self.mend(&trouble) {
+                    // All changes say what shall be, so twice is as good as once.
+                    true => self.write(&batch, &touched),
+                    false => Err(trouble),
+                }
+            });
             self.recent.written(&batch);
-            for op in batch.drain(..) {
-                if let Op::Insert(_, _, Some(ack))
-                | Op::Remove(_, Some(ack))
+            match written {
+                Ok(applied) => self.settle(&mut batch, applied),
+                Err(trouble) => self.give_up(&mut batch, &trouble),
+            }
+            self.ledger.index_takes(self.db.bytes());
+        }
+    }
+
+    fn write(&self, batch: &[Op], touched: &HashMap<Vec<u8>, u64>) -> Result<Applied, Trouble> {
+        self.db.write(|db| {
+            let mut txn = db.begin_write()?;
+            // A crash must not cost a walk of the whole index at the next start.
+            txn.set_quick_repair(true);
+            // Last uses alone may be lost: they are a guess at the future anyway.
+            let durable = batch.iter().any(|op| !matches!(op, Op::Flush(_)));
+            if !durable {
+                txn.set_durability(Durability::None)?;
+            }
+            let applied = apply(&txn, batch, touched)?;
+            txn.commit()?;
+            Ok(applied)
+        })
+    }
+
+    /// Says whether it can be written again.
+    fn mend(&self, trouble: &Trouble) -> bool {
+        let opened = match self.db.mend(trouble) {
+            Mended::Opened => true,
+            Mended::Anew(salvaged) => {
+                self.ledger.index_lost();
+                self.recent.forget_all();
+                self.keep_pins(&salvaged);
+                self.rebuild.send_replace(true);
+                true
+            }
+            Mended::Not => false,
+        };
+        // The last commit may have been lost, or not.
+        if let Some(known) = self.db.read(|db| meta(db, USED)) {
+            self.ledger.index_knows(known.unwrap_or(0));
+        }
+        opened
+    }
+
+    /// What is pinned is known in memory better than by what a damaged file told.
+    fn keep_pins(&self, salvaged: &Salvaged) {
+        let missing: Vec<Op> = self
+            .pins
+            .names()
+            .into_iter()
+            .filter(|name| !salvaged.pins.contains_key(name))
+            .map(|name| Op::Pin(name, Some(false), None))
+            .collect();
+        if !missing.is_empty()
+            && let Err(trouble) = self.write(&missing, &HashMap::new())
+        {
+            warn!(error = %trouble, "some pins could not be written");
+        }
+    }
+
+    fn settle(&self, batch: &mut Vec<Op>, applied: Applied) {
+        self.ledger.committed(applied.moved);
+        if applied.walked {
+            self.ledger.all_found();
+            self.db.clear_aside();
+            self.rebuild.send_replace(false);
+        }
+        let mut removed = applied.removed.into_iter();
+        for op in batch.drain(..) {
+            match op {
+                Op::Remove(_, ack) => {
+                    let held = self.ledger.held(removed.next().unwrap_or(0));
+                    if let Some(ack) = ack {
+                        // Where nobody waits any more the bytes are given back here.
+                        let _ = ack.send(Ok(held));
+                    }
+                }
+                Op::Insert(_, _, _, Some(ack))
                 | Op::Walked(Some(ack))
                 | Op::Learnt(Some(ack))
                 | Op::Pin(_, _, Some(ack))
                 | Op::Release(_, _, Some(ack))
-                | Op::Flush(Some(ack)) = op
-                {
-                    let answer = match &result {
-                        Ok(()) => Ok(()),
-                        Err(e) => Err(IndexError(e.to_string())),
-                    };
-                    let _ = ack.send(answer);
+                | Op::Flush(Some(ack)) => {
+                    let _ = ack.send(Ok(()));
                 }
+                _ => {}
             }
         }
     }
 
-    fn write(&self, batch: &[Op], touched: HashMap<Vec<u8>, u64>) -> Result<(), Error> {
-        let open = self.db.open.read().unwrap_or_else(PoisonError::into_inner);
-        let db = open.as_ref().ok_or(Error::DatabaseClosed)?;
-        let mut txn = db.begin_write()?;
-        // A crash must not cost a walk of the whole index at the next start.
-        txn.set_quick_repair(true);
-        // Last uses alone may be lost: they are a guess at the future anyway.
-        let durable = batch.iter().any(|op| !matches!(op, Op::Flush(_)));
-        if !durable {
-            txn.set_durability(Durability::None)?;
+    fn give_up(&mut self, batch: &mut Vec<Op>, trouble: &Trouble) {
+        let why = || IndexError(trouble.to_string());
+        for op in batch.drain(..) {
+            match op {
+                Op::Insert(key, info, held, ack) => {
+                    self.unwritten.push(Op::Insert(key, info, held, None));
+                    if let Some(ack) = ack {
+                        let _ = ack.send(Err(why()));
+                    }
+                }
+                Op::Adopt(key, info) => self.unwritten.push(Op::Adopt(key, info)),
+                Op::Remove(keys, ack) => {
+                    self.unwritten.push(Op::Remove(keys, None));
+                    if let Some(ack) = ack {
+                        let _ = ack.send(Err(why()));
+                    }
+                }
+                Op::Walked(Some(ack))
+                | Op::Learnt(Some(ack))
+                | Op::Pin(_, _, Some(ack))
+                | Op::Release(_, _, Some(ack))
+                | Op::Flush(Some(ack)) => {
+                    let _ = ack.send(Err(why()));
+                }
+                _ => {}
+            }
         }
-        apply(&txn, batch, touched)?;
-        txn.commit()?;
-        Ok(())
     }
 }
 
 pub(super) fn apply(
     txn: &WriteTransaction,
     batch: &[Op],
-    touched: HashMap<Vec<u8>, u64>,
-) -> Result<(), Error> {
+    touched: &HashMap<Vec<u8>, u64>,
+) -> Result<Applied, Error> {
     let mut objects = txn.open_table(OBJECTS)?;
     let mut lru = txn.open_table(LRU)?;
     let mut tags = txn.open_table(TAGS)?;
@@ -118,6 +232,7 @@ pub(super) fn apply(
     let mut meta = txn.open_table(META)?;
     let mut used = meta.get(USED)?.map_or(0, |v| v.value());
     let before = used;
+    let mut applied = Applied::default();
 
     for (key, at) in touched {
         let Some((size, old, media)) = objects.get(key.as_slice())?.map(|v| {
@@ -127,27 +242,39 @@ pub(super) fn apply(
             continue;
         };
         lru.remove((old, key.as_slice()))?;
-        lru.insert((at, key.as_slice()), ())?;
-        objects.insert(key.as_slice(), (size, at, media.as_str()))?;
+        lru.insert((*at, key.as_slice()), ())?;
+        objects.insert(key.as_slice(), (size, *at, media.as_str()))?;
     }
     for op in batch {
         match op {
-            Op::Insert(key, info, _) => {
+            Op::Insert(key, info, _, _) | Op::Adopt(key, info) => {
                 let key = key.to_bytes();
-                let old = objects
-                    .insert(
-                        key.as_slice(),
-                        (info.size, info.last_use, info.media_type.as_str()),
-                    )?
-                    .map(|v| (v.value().0, v.value().1));
-                if let Some((size, at)) = old {
-                    lru.remove((at, key.as_slice()))?;
-                    used = used.saturating_sub(on_disk(size));
+                let old = objects.get(key.as_slice())?.map(|v| {
+                    let (size, at, media) = v.value();
+                    (size, at, media.to_owned())
+                });
+                let mut media = info.media_type.as_str();
+                match op {
+                    Op::Insert(_, _, held, _) => applied.moved.from_held += held,
+                    _ => {
+                        // Somebody else was faster, and knows more.
+                        if old.as_ref().is_some_and(|(size, _, _)| *size == info.size) {
+                            continue;
+                        }
+                        applied.moved.found += on_disk(info.size);
+                        media = old.as_ref().map_or("", |(_, _, media)| media.as_str());
+                    }
                 }
+                if let Some((size, at, _)) = &old {
+                    lru.remove((*at, key.as_slice()))?;
+                    used = used.saturating_sub(on_disk(*size));
+                }
+                objects.insert(key.as_slice(), (info.size, info.last_use, media))?;
                 lru.insert((info.last_use, key.as_slice()), ())?;
-                used += on_disk(info.size);
+                used = used.saturating_add(on_disk(info.size));
             }
             Op::Remove(keys, _) => {
+                let mut gone = 0u64;
                 for key in keys {
                     let key = key.to_bytes();
                     let old = objects
@@ -156,6 +283,7 @@ pub(super) fn apply(
                     if let Some((size, at)) = old {
                         lru.remove((at, key.as_slice()))?;
                         used = used.saturating_sub(on_disk(size));
+                        gone = gone.saturating_add(on_disk(size));
                     }
                     // What upstream has shown stays true, but without the bytes nobody asks.
                     let mut end = key.clone();
@@ -171,6 +299,8 @@ pub(super) fn apply(
                         referrers.remove([subject, key].concat().as_slice())?;
                     }
                 }
+                applied.moved.to_held = applied.moved.to_held.saturating_add(gone);
+                applied.removed.push(gone);
             }
             Op::Tag(key, Some(record)) => {
                 tags.insert(
@@ -200,6 +330,7 @@ pub(super) fn apply(
             }
             Op::Walked(_) => {
                 meta.insert(WALKED, 1)?;
+                applied.walked = true;
             }
             Op::Prune(oldest) => {
                 let pinned = names_of(&pins)?;
@@ -253,7 +384,8 @@ pub(super) fn apply(
     if used != before {
         meta.insert(USED, used)?;
     }
-    Ok(())
+    applied.moved.known = used;
+    Ok(applied)
 }
 
 fn names_of(pins: &impl ReadableTable<&'static str, u64>) -> Result<BTreeSet<String>, Error> {
