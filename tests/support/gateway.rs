@@ -219,11 +219,6 @@ impl Gateway {
         seen.values().sum()
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
-    }
-
     /// Waits until what `/metrics` counts is what the files take.
     #[track_caller]
     pub fn counts_what_is_there(&self) -> impl Future<Output = ()> {
