@@ -424,7 +424,7 @@ impl System {
     }
 
     fn inside(&self, words: &[&str]) -> Finished {
-        let mut command = Command::new("chroot");
+        let mut command = Command::new("/usr/sbin/chroot");
         command
             .arg(&self.root)
             .args(words)

@@ -29,7 +29,7 @@ run() {
 ours() { [ -r "$1" ] && [ -f "$1" ] && [ "$(head -n 1 "$1" | cut -c "1-${#MARK}")" = "$MARK" ]; }
 
 # checksum: of a file's text, but for the line that remembers it.
-checksum() { grep -v '^# pierhead wrote ' | cksum; }
+checksum() { grep -v '^# pierhead wrote ' | sha256sum | cut -d ' ' -f 1; }
 
 # edited PATH: somebody has changed a file of ours since. It is theirs now: we leave it, and name it.
 edited() {
