@@ -303,6 +303,20 @@ fn shellcheck_finds_nothing_in_any_script() {
             .arg(file);
         run(command, LIMIT).ok();
     }
+    let mut command = Command::new("shellcheck");
+    command.args(["--severity", "warning", "scripts/test"]);
+    for script in [
+        "release",
+        "deb/build",
+        "deb/postinst",
+        "deb/prerm",
+        "deb/postrm",
+        "container/build",
+    ] {
+        command.arg(format!("scripts/package/{script}"));
+    }
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(command, LIMIT).ok();
 }
 
 /// A client machine, and what it looks like.
