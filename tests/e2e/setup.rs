@@ -269,6 +269,41 @@ fn every_systems_store_is_found_and_a_shell_of_busybox_is_enough() {
     }
 }
 
+/// What update-ca-trust of Fedora and RHEL asks, p11-kit, over the folder that the script writes to.
+#[test]
+fn fedoras_own_reader_takes_the_ca_from_the_file_that_is_written() {
+    let world = World::new();
+    let gateway = world.gateway("");
+    let system = System::new(&world, "etc/pki/ca-trust/source/anchors", "update-ca-trust");
+    system.program("dockerd", "");
+    let script = system.fetch(&gateway, "docker");
+    system.run(&script, "").ok();
+    let bundle = world.path().join("extracted.pem");
+    let read = r#"
+        modules=/usr/share/p11-kit/modules
+        mount -t tmpfs tmpfs $modules
+        printf "module: p11-kit-trust.so\ntrust-policy: yes\nx-init-reserved: paths='%s'\n" "$1" > $modules/trust.module
+        trust extract --format=pem-bundle --filter=ca-anchors --purpose=server-auth --overwrite "$2"
+    "#;
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        read,
+        "sh",
+    ]);
+    command
+        .arg(system.root.join("etc/pki/ca-trust/source"))
+        .arg(&bundle);
+    run(command, LIMIT).ok();
+    let bundle = std::fs::read_to_string(bundle).unwrap();
+    let ca = std::fs::read_to_string(gateway.ca()).unwrap();
+    assert!(bundle.contains(ca.trim()), "{bundle}");
+}
+
 #[test]
 fn a_store_nobody_could_read_is_refused_before_anything_is_written() {
     let world = World::new();

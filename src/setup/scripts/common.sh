@@ -9,6 +9,8 @@ dry=
 changed=
 left=
 umask 022
+# `su` without a dash, and users who look before they run, have no sbin.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '%s\n' "$*"; }
 
@@ -108,7 +110,10 @@ $(sed -n 's/^# pierhead made //p' "$target")"
 
 # on_path COMMAND
 on_path() {
-    if [ -z "$ROOT" ] && command -v "$1" > /dev/null 2>&1; then return; fi
+    if [ -z "$ROOT" ]; then
+        command -v "$1" > /dev/null 2>&1
+        return
+    fi
     for dir in usr/local/sbin usr/local/bin usr/sbin usr/bin sbin bin; do
         if [ -x "$ROOT/$dir/$1" ]; then return; fi
     done
