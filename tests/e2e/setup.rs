@@ -87,7 +87,8 @@ fn docker_logs_in_to_a_proxy_in_tls_and_the_login_is_for_root_alone() {
     // Whoever trusts the CA already can ask in TLS; the script is open to all, as the CA is.
     let ca = gateway.ca().display();
     let fetch = format!("curl -fsSL --cacert {ca} {tls}/setup/docker");
-    let line = format!("{fetch} | PIERHEAD_PROXY_LOGIN='ci:p@ss:w%rd/ü' sh");
+    let line =
+        format!("{fetch} | PIERHEAD_NO_PROXY=r.corp PIERHEAD_PROXY_LOGIN='ci:p@ss:w%rd/ü' sh");
     let said = client.shell(&line).ok();
     assert!(
         !said.contains("w%rd"),
@@ -98,6 +99,8 @@ fn docker_logs_in_to_a_proxy_in_tls_and_the_login_is_for_root_alone() {
         .join("etc/systemd/system/docker.service.d/pierhead.env");
     let mode = std::fs::metadata(&secret).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+    let conf = std::fs::read_to_string(secret.with_extension("conf")).unwrap();
+    assert!(conf.contains("\nEnvironment=NO_PROXY=r.corp\n"), "{conf}");
 
     let docker = Docker::start(client.service("docker"));
     docker.pull(&hub.0.full).ok();
@@ -107,7 +110,7 @@ fn docker_logs_in_to_a_proxy_in_tls_and_the_login_is_for_root_alone() {
     let _ = std::fs::remove_file(client.dir.join("etc/docker/key.json"));
 
     let set = client.files();
-    // The login is kept where none is given.
+    // The login and what goes without the proxy are kept where none are given.
     client.shell(&format!("{fetch} | sh")).ok();
     assert_same(&set, &client.files());
     client.shell(&format!("{fetch} | sh -s -- --undo")).ok();

@@ -245,6 +245,11 @@ drop_in() {
     fi
     if ! has_systemd; then return; fi
     no_proxy=${PIERHEAD_NO_PROXY-}
+    if [ -z "${PIERHEAD_NO_PROXY+given}" ] && ours "$ROOT$folder/pierhead.conf"; then
+        # Said by an earlier run, unless it is what goes without saying.
+        no_proxy=$(sed -n 's/^Environment=NO_PROXY=//p' "$ROOT$folder/pierhead.conf")
+        if [ "$no_proxy" = "${2-}" ]; then no_proxy=; fi
+    fi
     for file in "$ROOT/etc/systemd/system/$unit" "$ROOT/usr/lib/systemd/system/$unit" "$ROOT/lib/systemd/system/$unit" "$ROOT$folder"/*.conf; do
         if [ ! -f "$file" ] || ours "$file"; then continue; fi
         if grep -qi '^[^#]*no_proxy=' "$file"; then set -- "$1"; fi
