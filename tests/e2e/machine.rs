@@ -16,10 +16,10 @@ const ENTER: &str = r#"
         # The computer's own service manager is none of the machine's.
         if [ -e /run/systemd ]; then mount -t tmpfs tmpfs /run/systemd; fi
     else
-    for file in hosts resolv.conf nsswitch.conf; do
-        if [ -e "/etc/$file" ]; then mount --bind "$MACHINE/etc/$file" "/etc/$file"; fi
-    done
-    if [ -e "$MACHINE/etc/docker" ]; then mount --bind "$MACHINE/etc/docker" /etc/docker; fi
+        for file in hosts resolv.conf nsswitch.conf; do
+            if [ -e "/etc/$file" ]; then mount --bind "$MACHINE/etc/$file" "/etc/$file"; fi
+        done
+        if [ -e "$MACHINE/etc/docker" ]; then mount --bind "$MACHINE/etc/docker" /etc/docker; fi
     fi
     exec "$0" "$@"
 "#;

@@ -58,16 +58,12 @@ async fn a_value_that_is_none_is_named_with_its_key() {
 
 #[tokio::test]
 async fn what_stops_a_start_is_named_with_its_mend() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap().to_string();
     let listen = |proxy: &str| format!("[listen]\nproxy = [\"{proxy}\"]\nadmin = \"\"\n");
     // 192.0.2.0/24 is nobody's.
     for (toml, named, mend) in [
-        (
-            listen(&taken.1.to_string()),
-            taken.1.to_string(),
-            "another program has it",
-        ),
+        (listen(&taken), taken.clone(), "another program has it"),
         (listen("192.0.2.1:0"), "192.0.2.1:0".to_owned(), "0.0.0.0"),
         (
             listen("127.0.0.1:0") + "[ca]\ndir = \"/proc/no/ca\"\n",
