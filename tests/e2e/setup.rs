@@ -328,6 +328,56 @@ fn a_store_nobody_could_read_is_refused_before_anything_is_written() {
     assert_same(&before, &files(&system.root));
 }
 
+/// The root of an image that does not run, with a Kubernetes that brings containerd inside.
+#[test]
+fn an_image_of_a_k3s_node_is_set_up_before_it_runs() {
+    let world = World::new();
+    let gateway = world.gateway("");
+    let root = world.folder("image");
+    for folder in [
+        "usr/local/bin",
+        "etc/systemd/system",
+        "etc/pki/ca-trust/source/anchors",
+    ] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    std::fs::write(root.join("etc/systemd/system/k3s.service"), "[Service]\n").unwrap();
+    let set_up = |option: &str| {
+        let url = format!("{}/setup/containerd", gateway.proxy());
+        let line = format!("curl -fsSL --noproxy '*' {url} | sh -s -- {option}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).env("PIERHEAD_ROOT", &root);
+        run(command, LIMIT)
+    };
+    let refused = set_up("").fails();
+    assert!(refused.contains("no containerd in "), "{refused}");
+    let program = root.join("usr/local/bin/k3s");
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let before = files(&root);
+    let said = set_up("").ok();
+    assert!(said.contains("update-ca-trust is not in"), "{said}");
+    assert!(
+        said.contains("k3s reads this when the image starts"),
+        "{said}"
+    );
+    let conf = root.join("etc/systemd/system/k3s.service.d/pierhead.conf");
+    let conf = std::fs::read_to_string(conf).unwrap();
+    let proxy = format!("Environment=HTTPS_PROXY={}\n", gateway.proxy());
+    assert!(
+        conf.contains(&proxy) && conf.contains(".cluster.local"),
+        "{conf}"
+    );
+    assert!(
+        !root
+            .join("etc/systemd/system/containerd.service.d")
+            .exists()
+    );
+    set_up("--undo").ok();
+    assert_same(&before, &files(&root));
+}
+
 #[test]
 fn shellcheck_finds_nothing_in_any_script() {
     let world = World::new();
