@@ -282,8 +282,12 @@ impl Space {
         self.index.pins().ready().await;
         // The order must know the uses that are still in memory.
         let _ = self.index.flush().await;
+        // Larger and larger: each batch is a change of the index that waits for the disk, and looks again
+        // at what is cold and must stay.
+        let mut batch = EVICT_BATCH;
         while freed < needed {
-            let cold = self.index.coldest(EVICT_BATCH, |key| self.may_go(key));
+            let cold = self.index.coldest(batch, |key| self.may_go(key));
+            batch = (batch * 2).min(LARGEST_BATCH);
             let mut enough = freed;
             let chosen: Vec<Key> = cold
                 .into_iter()
@@ -456,3 +460,4 @@ impl Drop for Reservation {
 const EVICT_BATCH: usize = 32;
 /// How long a download waits for the files to be counted before it passes through.
 const COUNTED_WITHIN: Duration = Duration::from_secs(2);
+const LARGEST_BATCH: usize = 512;
