@@ -131,6 +131,13 @@ pub(super) fn pong(stale: bool) -> Response<Body> {
 
 /// An upstream's answer as the client's, hop-by-hop fields aside.
 pub(super) fn relayed(mut response: Response<Body>) -> Answer {
+    if response.status().is_informational() {
+        let status = response.status();
+        return Answer::fault(&Fault {
+            kind: FaultKind::Nonsense,
+            message: format!("upstream answered {status}, which nobody had asked for"),
+        });
+    }
     headers::strip_hop_by_hop(response.headers_mut());
     Answer::new(response, Outcome::Relay)
 }

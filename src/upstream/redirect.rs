@@ -65,7 +65,11 @@ fn origin(uri: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
 /// Resolves a `Location` against the address that sent it (RFC 3986 section 5.2, without fragments).
 fn join(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next()?;
-    if location.starts_with("https://") || location.starts_with("http://") {
+    let begins = |scheme: &str| {
+        let start = location.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    if begins("https://") || begins("http://") {
         let next: Uri = location.parse().ok()?;
         // A name and password in an address are nobody's business here.
         return (!next.authority()?.as_str().contains('@')).then_some(next);
@@ -74,6 +78,9 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
     parts.scheme = Some(base.scheme().cloned().unwrap_or(Scheme::HTTPS));
     let path = if let Some(rest) = location.strip_prefix("//") {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return None;
+        }
         parts.authority = Some(authority.parse::<Authority>().ok()?);
         if path.is_empty() {
             "/".to_owned()
@@ -84,7 +91,8 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
         parts.authority = base.authority().cloned();
         if location.starts_with('/') {
             location.to_owned()
-        } else if location.contains(':') && !location.contains('/') {
+        } else if location.split(['/', '?']).next()?.contains(':') {
+            // Another scheme (section 4.2: no relative address has a colon there).
             return None;
         } else {
             let folder = base
@@ -119,7 +127,12 @@ mod tests {
                 Some("https://r.example:444/v2/a/blobs/next?z=2"),
             ),
             ("ftp:x", None),
+            ("ftp://cdn.example/b", None),
+            ("file:///etc/passwd", None),
+            ("HTTPS://cdn.example/b", Some("https://cdn.example/b")),
+            ("b/c:d", Some("https://r.example:444/v2/a/blobs/b/c:d")),
             ("https://user:pw@cdn.example/", None),
+            ("//user:pw@cdn.example/", None),
             ("https://", None),
         ] {
             assert_eq!(

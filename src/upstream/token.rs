@@ -159,7 +159,10 @@ impl Tokens {
             .follow(name, Method::GET, address, HeaderMap::new())
             .await
         {
-            Ok(response) => !response.status().is_server_error(),
+            Ok(response) => {
+                let status = response.status();
+                !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
+            }
             Err(_) => false,
         }
     }

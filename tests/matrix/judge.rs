@@ -132,8 +132,14 @@ fn must(case: &Case, got: &Got) -> bool {
                 case.has_tokens() && matches!(case.step, Step::Ping | Step::Token | Step::All);
             !tokenless && (!hit || comes_in_the_end(case, got))
         }
-        Step::Tag if case.state == State::Revalidating && hit => {
-            !matches!(sort, Sort::Says(_)) || (case.trouble.once && !got.head)
+        // A 404 is remembered for seconds.
+        Step::Tag if case.state == State::Revalidating && hit => match sort {
+            Sort::Says(status) => status != 404 && case.trouble.once && !got.head,
+            _ => true,
+        },
+        // Whoever got no token is told to get one, unless there is none to be had.
+        Step::Tag if case.state == State::Revalidating && case.step == Step::Token => {
+            sort == Sort::Away && !case.trouble.once
         }
         _ => true,
     }
