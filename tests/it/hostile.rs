@@ -89,8 +89,9 @@ async fn metric(gateway: &Gateway, name: &str) -> f64 {
 /// Waits until nobody is connected any more.
 async fn assert_all_gone(gateway: &Gateway) {
     within(60, async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
         while metric(gateway, "pierhead_connections").await > 0.0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            ticks.tick().await;
         }
     })
     .await;

@@ -1,6 +1,6 @@
 //! What is left when everything has ended: only what is right, and accounted for.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use crate::support::{Gateway, client, content};
 
@@ -26,12 +26,13 @@ impl Before {
 /// is exact.
 pub async fn nothing_is_left(gateway: &Gateway, before: &Before) {
     let mut last = String::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
     for _ in 0..300 {
+        ticks.tick().await;
         last = left(gateway, before).await;
         if last.is_empty() {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert!(last.is_empty(), "left behind: {last}");
     let mut objects = 0;
