@@ -318,6 +318,48 @@ mod tests {
         );
     }
 
+    /// An address whose queue of connections is full: the kernel drops whoever comes.
+    fn black_hole() -> (Vec<socket2::Socket>, SocketAddr) {
+        use socket2::{Domain, Socket, Type};
+        let socket =
+            |addr: SocketAddr| Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+        let bound = ["[::1]:0", "127.0.0.1:0"].into_iter().find_map(|addr| {
+            let addr: SocketAddr = addr.parse().unwrap();
+            let listener = socket(addr);
+            listener.bind(&addr.into()).ok()?;
+            Some(listener)
+        });
+        let listener = bound.unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut held = vec![listener];
+        for _ in 0..4 {
+            let filler = socket(addr);
+            filler.set_nonblocking(true).unwrap();
+            // In the queue, or on its way there.
+            let _ = filler.connect(&addr.into());
+            held.push(filler);
+        }
+        (held, addr)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_connections_holds_up_nobody_who_has_another() {
+        let (_held, hole) = black_hole();
+        let alive = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = (alive.local_addr().unwrap(), alive);
+        let both = vec![hole, alive.0];
+        let raced = timeout(Duration::from_secs(20), race("registry.test", both));
+        let socket = raced.await.unwrap().unwrap();
+        assert_eq!(socket.peer_addr().unwrap(), alive.0);
+        // And by itself it is given up.
+        let alone = timeout(
+            Duration::from_millis(300),
+            race("registry.test", vec![hole]),
+        );
+        assert!(alone.await.is_err());
+    }
+
     #[tokio::test]
     async fn a_name_fixed_to_a_private_address_is_still_refused() {
         let resolve = HashMap::from([(
