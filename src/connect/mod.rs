@@ -362,9 +362,11 @@ impl Gateway {
             self.metrics.pulled(&line.registry);
         }
         let metrics = self.metrics.clone();
+        let length = answer.response.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         answer
             .response
-            .map(|body| access::logged(body, metrics, line, busy))
+            .map(|body| access::logged(body, length, metrics, line, busy))
     }
 }
 

@@ -84,13 +84,21 @@ pub(super) fn by_the_logger(line: &Line, bytes: u64, ms: u64, complete: bool) {
     );
 }
 
-/// Wraps `body` so that `line` is written when it ends or is dropped; `held` lives as long.
-pub fn logged<T>(body: Body, metrics: Arc<Metrics>, line: Line, held: T) -> Body
+/// Wraps `body` so that `line` is written when it ends or is dropped; `held` lives as long. `length` is
+/// what was announced: who has that much may leave before the end is looked at.
+pub fn logged<T>(
+    body: Body,
+    length: Option<u64>,
+    metrics: Arc<Metrics>,
+    line: Line,
+    held: T,
+) -> Body
 where
     T: Send + Unpin + 'static,
 {
     Logged {
         inner: body,
+        length,
         _held: held,
         metrics,
         line,
@@ -145,6 +153,7 @@ struct Logged<T> {
     _held: T,
     metrics: Arc<Metrics>,
     line: Line,
+    length: Option<u64>,
     bytes: u64,
     ended: bool,
 }
@@ -182,7 +191,8 @@ impl<T: Unpin> HttpBody for Logged<T> {
 
 impl<T> Drop for Logged<T> {
     fn drop(&mut self) {
-        let complete = self.ended || self.inner.is_end_stream();
+        let all = self.length == Some(self.bytes);
+        let complete = self.ended || all || self.inner.is_end_stream();
         write(&self.metrics, &self.line, self.bytes, complete);
     }
 }

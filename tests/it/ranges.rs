@@ -163,3 +163,25 @@ async fn a_blob_that_is_nowhere_is_404_and_asked_for_once_in_a_while() {
     assert_eq!(gateway.client().head(&url).send().await.status, 404);
     assert_eq!(up.requests(), cold, "a 404 is remembered for seconds");
 }
+
+#[tokio::test]
+async fn what_was_sent_whole_is_logged_as_complete_over_both_protocols() {
+    let (_up, gateway, repo, blob) = cached().await;
+    let url = repo.blob_url(&blob.digest);
+    for (client, part) in [
+        (gateway.client(), 1001),
+        (gateway.client().h2(), 1002),
+        (gateway.client(), LEN),
+        (gateway.client().h2(), LEN - 1),
+    ] {
+        let range = format!("bytes=0-{}", part - 1);
+        let reply = client.get(&url).header("range", &range).send().await;
+        assert_eq!(reply.bytes().await.len(), part);
+        let bytes = part.to_string();
+        let line = gateway
+            .log
+            .access(|line| line.is("outcome", "hit") && line.is("bytes", &bytes))
+            .await;
+        assert!(line.is("complete", "true"), "{line:?}");
+    }
+}
