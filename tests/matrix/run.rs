@@ -43,7 +43,9 @@ pub async fn all(cases: Vec<Case>) {
         .registry("*.robot.test", &format!("auth = \"gateway\"\n{TTL}"))
         .text("limits", "upstream_idle", "2s")
         .text("limits", "upstream_connect", "2s")
-        .text("cache", "revalidate_timeout", "2s");
+        .text("cache", "revalidate_timeout", "2s")
+        // All of them come from one address.
+        .set("limits", "connections_per_client", "20000");
     for up in &ups {
         setup = setup.reaching(up);
     }
