@@ -18,4 +18,5 @@ mod support;
 mod actions;
 mod browser;
 mod gallery;
+mod strangers;
 mod views;

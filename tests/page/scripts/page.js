@@ -10,13 +10,13 @@ const PAGE = process.env.PAGE;
 const FACTS = JSON.parse(process.env.FACTS);
 const AXE = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
-// Runs `look` with a browser that ends with it.
-function browse(look) {
+// Runs `look` with a browser that ends with it; `more` are arguments of its command line.
+function browse(look, more = []) {
   const run = async () => {
     const browser = await chromium.launch({
       executablePath: "/usr/bin/chromium",
       args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", ...more],
     });
     try {
       await look(browser);
