@@ -122,7 +122,7 @@ fn facts(about: &About) -> Markup {
             dt { "Labels" }
             dd {
                 details {
-                    summary { (about.labels.len()) @if about.labels.len() == 1 { " label" } @else { " labels" } }
+                    summary { (words::many(about.labels.len() as u64, "label")) }
                     dl.facts { @for (name, value) in &about.labels { dt { code { (name) } } dd { (value) } } }
                 }
             }
@@ -185,7 +185,7 @@ fn row(part: &str, row: &BlobRow, made_by: Option<&String>) -> Markup {
             td { a href={ "/blob?digest=" (encoded(digest)) } { (words::digest(digest)) } }
             td.n { (words::bytes(row.size)) }
             td { @if row.cached { span.good { "yes" } } @else { span.quiet { "no" } } }
-            td { @match row.shared_by { 0 => span.quiet { "nobody" }, 1 => "1 other image", n => { (words::count(n)) " other images" } } }
+            td { @match row.shared_by { 0 => span.quiet { "nobody" }, n => (words::many(n, "other image")) } }
             td.step { @match made_by { Some(step) if !step.is_empty() => code { (words::step(step)) }, _ => small { (row.media_type) } } }
         }
     }
@@ -205,7 +205,7 @@ fn sharers(digest: &str, shared: &Shared) -> Markup {
                 },
                 None => { dt { "Cached" } dd { "no" } },
             }
-            dt { "Manifests" } dd { (words::count(shared.manifests.len() as u64)) " refer to it" }
+            dt { "Part of" } dd { (words::many(shared.manifests.len() as u64, "cached manifest")) }
         }
         h2 { "Images that share it" }
         @if shared.images.is_empty() { p.empty { "No tag leads to it." } } @else {

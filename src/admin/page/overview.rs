@@ -87,8 +87,8 @@ fn shown(admin: &Admin, span: &Span) -> Markup {
             }
             section.card {
                 h2 id="now" { "Now" }
-                p.number { a href="/live" { (admin.cache.flights_under_way()) } }
-                p.about { "downloads from upstream, " a href="/live#tunnels" { (words::count(tunnels as u64)) " tunnels" } }
+                p.number { a href="/live" { (words::many(admin.cache.flights_under_way() as u64, "download")) } }
+                p.about { "from upstream, and " a href="/live#tunnels" { (words::many(tunnels as u64, "tunnel")) } }
             }
             section.card {
                 h2 id="denied" { "Denied" }
@@ -98,7 +98,7 @@ fn shown(admin: &Admin, span: &Span) -> Markup {
             section.card {
                 h2 id="errors" { "Errors" }
                 p.number.bad[all.errors > 0] { (words::count(all.errors)) }
-                p.about { "of " (words::count(all.requests)) " requests" }
+                p.about { "of " (words::many(all.requests, "request")) }
             }
         }
         section {
@@ -131,7 +131,7 @@ fn plots(span: &Span, buckets: &[Bucket], all: &Counts) -> Markup {
         top: format!("{} a {}", words::count(most(&|c| c.pulls)), span.bar),
         times: span.times,
         bars: &bars(&|c| [c.pulls as f64, 0.0], &|c| {
-            format!("{} pulls", words::count(c.pulls))
+            words::many(c.pulls, "pull")
         }),
     };
     let hits = Plot {
@@ -217,7 +217,7 @@ fn upstreams(admin: &Admin) -> Markup {
                         td.n { (words::count(health.requests)) }
                         td.n { (words::count(health.failures)) }
                         td.n { @match health.median_ms { Some(ms) => { (ms) " ms" }, None => "–" } }
-                        td { (left(health)) }
+                        td.tight { (left(health)) }
                     }
                 }
             }))

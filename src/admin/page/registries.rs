@@ -51,12 +51,12 @@ fn row(rights: Rights, one: &Registry) -> Markup {
                 @if !one.builtin { " " span.tag { "configured" } }
                 @if one.hosts.len() > 1 || one.hosts.first() != Some(&one.name) { br; small { (one.hosts.join(", ")) } }
             }
-            td {
+            td.tight {
                 @if one.enabled { span.good { "on" } } @else { span.bad { "off" } }
                 " " (action(rights, "/actions/switch", &[("registry", &one.name), ("enabled", to), ("back", "/registries")], label, None))
             }
             td { @match &one.health { None => span.quiet { "not asked yet" }, Some(health) => (well(health)) } }
-            td { @match &one.health { None => span.quiet { "–" }, Some(health) => (overview::left(health)) } }
+            td.tight { @match &one.health { None => span.quiet { "–" }, Some(health) => (overview::left(health)) } }
             td { @match one.auth { "client" => "the caller's", "gateway" => "the gateway's", _ => "the caller's, else the gateway's" } br; small { code { "auth = \"" (one.auth) "\"" } } }
             td { @if one.push { "allowed" } @else { "denied" } }
         }
@@ -68,7 +68,7 @@ fn well(health: &Health) -> Markup {
         (overview::state(health))
         @if health.requests > 0 {
             br; small {
-                (words::count(health.requests)) " requests in 5 min, " (words::count(health.failures)) " failed"
+                (words::many(health.requests, "request")) " in 5 min, " (words::count(health.failures)) " failed"
                 @if let Some(ms) = health.median_ms { ", median " (ms) " ms" }
             }
         }

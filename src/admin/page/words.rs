@@ -35,6 +35,14 @@ pub fn count(n: u64) -> String {
     text
 }
 
+/// `1 pull`, `12,345 pulls`.
+pub fn many(n: u64, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        _ => format!("{} {what}s", count(n)),
+    }
+}
+
 /// `87 %`; a dash before there is anything to divide.
 pub fn share(of: u64, all: u64) -> String {
     match all {
@@ -140,6 +148,8 @@ mod tests {
         assert_eq!(bytes(150 << 30), "150 GiB");
         assert_eq!(count(999), "999");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(many(1, "pull"), "1 pull");
+        assert_eq!(many(2000, "pull"), "2,000 pulls");
         assert_eq!(share(1, 0), "–");
         assert_eq!(share(7, 8), "88 %");
         assert_eq!(lasting(Duration::from_secs(90)), "90 s");
