@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::LARGEST_HEAD;
 use crate::wire::body::Body;
@@ -41,6 +41,7 @@ where
     };
     tokio::pin!(ending);
     loop {
+        let begun = Instant::now();
         // Without a timer of hyper's: the socket's pace bounds every wait.
         let mut connection = http1::Builder::new()
             .header_read_timeout(None)
@@ -52,15 +53,18 @@ where
                 Pin::new(&mut connection).graceful_shutdown();
                 return connection.await;
             }
-            () = quiet(pace) => {}
+            () = quiet(pace, begun) => {}
         }
-        // An idle connection is done at once, and keeps what it has read. One that got a request at
-        // this very moment answers it first.
+        // An idle connection is done at once, and keeps what it has read. One that was woken by half
+        // a request answers that before it ends.
         Pin::new(&mut connection).graceful_shutdown();
-        poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
-        let parts = connection.into_parts();
-        stream = parts.io.into_inner();
-        stream.put_back(parts.read_buf);
+        match poll_fn(|cx| Poll::Ready(connection.poll_without_shutdown(cx))).await {
+            Poll::Ready(done) => done?,
+            Poll::Pending => return connection.await,
+        }
+        let http1::Parts { io, read_buf, .. } = connection.into_parts();
+        stream = io.into_inner();
+        stream.put_back(read_buf);
         let asks = tokio::select! {
             asks = stream.asks() => asks.unwrap_or(false),
             () = ending.as_mut() => false,
@@ -73,10 +77,10 @@ where
     }
 }
 
-/// Ends when nothing has been asked or moved for [`QUIET`].
-async fn quiet(pace: &Pace) {
+/// Ends when nothing has been asked or moved since `begun` for [`QUIET`].
+async fn quiet(pace: &Pace, begun: Instant) {
     loop {
-        match pace.resting_since() {
+        match pace.resting_since().map(|since| since.max(begun)) {
             Some(since) if since.elapsed() >= QUIET => return,
             Some(since) => sleep_until(since + QUIET).await,
             None => sleep(QUIET).await,
@@ -163,7 +167,6 @@ mod tests {
     use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt, BufReader, DuplexStream, duplex};
     use tokio::sync::oneshot;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::wire::body;
