@@ -6,15 +6,20 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
 use hyper::Method;
 use pierhead::{
-    cache::index::Index,
+    cache::{
+        index::{Index, now_seconds},
+        ledger::Ledger,
+    },
     oci::digest::{Algorithm, Digest},
     store::{Key, Store},
+    telemetry::metrics::Metrics,
 };
 
 use crate::{
@@ -149,7 +154,7 @@ fn named(n: u64) -> Digest {
 /// Makes a cache of `count` objects.
 async fn fill(dir: &Path, count: u64) {
     let store = Store::open(dir).expect("a directory");
-    let index = Index::open(dir);
+    let index = Index::open(dir, Ledger::new(Arc::new(Metrics::new())));
     let folder = dir.join("blobs/sha256");
     for shard in 0..=255 {
         fs::create_dir_all(folder.join(format!("{shard:02x}"))).expect("a folder");
@@ -164,7 +169,9 @@ async fn fill(dir: &Path, count: u64) {
         } else {
             fs::hard_link(&first, &path).expect("one more name");
         }
-        index.adopt(Key::blob(&digest), LEN as u64).await;
+        index
+            .adopt(Key::blob(&digest), LEN as u64, now_seconds())
+            .await;
     }
     index.walked().await.expect("an index");
     index.learnt().await.expect("an index");

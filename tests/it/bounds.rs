@@ -25,6 +25,7 @@ async fn open(dir: &Path, max_size: u64) -> Arc<Cache> {
     let config = CacheConfig {
         dir: dir.to_owned(),
         bounds,
+        parallel: 4,
     };
     let cache = Cache::open(&config, Arc::new(Metrics::new())).unwrap();
     cache.settle().await;
