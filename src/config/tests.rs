@@ -406,7 +406,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
         ),
         (
             "[log]\nzzzzzzzzzzzz = 1",
-            "line 2: unknown key `log.zzzzzzzzzzzz`; here may stand format, level",
+            "line 2: unknown key `log.zzzzzzzzzzzz`; here may stand format, level, otlp",
         ),
     ] {
         assert_eq!(message(text), format!("pierhead.toml, {expected}"));

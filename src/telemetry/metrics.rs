@@ -612,6 +612,7 @@ mod tests {
     fn used() -> Metrics {
         let metrics = Metrics::new();
         metrics.request(&metrics.tally("ghcr.io"), Outcome::Hit, 1);
+        metrics.pulled(&metrics.tally("ghcr.io"));
         metrics.upstream_request("ghcr.io", "2xx", 0.1);
         metrics.rate_limit("ghcr.io", 100);
         metrics.rate_limit_remaining("ghcr.io", 76);
