@@ -22,7 +22,7 @@ impl Bench {
         let mut connections = Vec::new();
         for _ in 0..MANIFEST_CLIENTS {
             let mut connection = peer.open().await;
-            for _ in 0..WARM_UP {
+            for _ in 0..WARM_UP.div_ceil(self.kind.patience()) {
                 connection.get(&ask, &manifest).await;
             }
             connections.push(connection);

@@ -72,7 +72,7 @@ impl Scale {
     pub fn quick() -> Self {
         Self {
             runs: 1,
-            limit: Duration::from_secs(20),
+            limit: Duration::from_secs(30),
             manifests: 20_000,
             warm: 32 * MIB,
             cold: 128 * MIB,
