@@ -318,8 +318,8 @@ fn a_store_nobody_could_read_is_refused_before_anything_is_written() {
     );
     system.program("dockerd", "");
     std::fs::remove_file(system.root.join("bin/update-ca-certificates")).unwrap();
-    let before = files(&system.root);
     let script = system.fetch(&gateway, "docker");
+    let before = files(&system.root);
     let refused = system.run(&script, "").fails();
     assert!(
         refused.contains("Install the package ca-certificates"),
@@ -417,6 +417,8 @@ impl Client {
     fn of(world: &World) -> Self {
         let machine = Machine::new(world.folder("m"), "", Trust::OfItsOwn);
         let dir = machine.path().to_owned();
+        // A dockerd of this computer may have left its key; the machine's makes its own.
+        let _ = std::fs::remove_file(dir.join("etc/docker/key.json"));
         let client = Self { machine, dir };
         // Its store as this leaves it: what was added by hand before is no change of ours.
         client.shell("update-ca-certificates --fresh").ok();
