@@ -95,15 +95,12 @@ async fn rights(
 
 fn is_own_page(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    match (text("sec-fetch-site"), text("origin")) {
-        (Some(site), _) => matches!(site, "same-origin" | "none"),
-        (None, Some(origin)) => {
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            authority.is_some() && authority == text("host")
-        }
-        // No browser: nobody's page.
-        (None, None) => true,
-    }
+    // Who sends neither is no browser: nobody's page.
+    let ours = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+    ours && text("origin").is_none_or(|origin| {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        authority.is_some() && authority == text("host")
+    })
 }
 
 fn is_local_name(headers: &HeaderMap) -> bool {

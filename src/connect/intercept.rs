@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{Gateway, LARGEST_HEAD, Live, Peer, framed_twice, plain, rest, shown, upgraded};
+use super::{Gateway, LARGEST_HEAD, Live, Peer, plain, rest, shown, upgraded};
 use crate::oci::error::{Code, OciError};
 use crate::policy::{Action, Site, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
@@ -163,9 +163,6 @@ impl Inside {
                 StatusCode::LOOP_DETECTED,
                 "pierhead: this request has passed this gateway before\n",
             );
-        }
-        if headers::is_framed_twice(request.headers()) {
-            return framed_twice();
         }
         if request.method() == Method::CONNECT {
             return plain(

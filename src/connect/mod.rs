@@ -123,9 +123,6 @@ impl Gateway {
                 "pierhead: this request has passed this gateway before; upstream.proxy or a registry's url leads back here\n",
             );
         }
-        if headers::is_framed_twice(request.headers()) {
-            return framed_twice();
-        }
         let connect = request.method() == Method::CONNECT;
         if !connect && request.uri().authority().is_none() {
             if mirror::serves(request.uri().path()) {
@@ -421,14 +418,6 @@ fn denied(reason: &str, mend: &str) -> Response<Body> {
     closing(plain(
         StatusCode::FORBIDDEN,
         format!("pierhead: {reason}\n\n{mend}\n"),
-    ))
-}
-
-/// What follows it on the connection may be anybody's idea of a request.
-fn framed_twice() -> Response<Body> {
-    closing(plain(
-        StatusCode::BAD_REQUEST,
-        "pierhead: a request with both Content-Length and Transfer-Encoding ends in two places\n",
     ))
 }
 

@@ -21,12 +21,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request says in two ways where its body ends (RFC 9112 section 6.3): another reader may see
-/// another request in it.
-pub fn is_framed_twice(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
-}
-
 /// Appends this gateway to `Via`, so that a loop of gateways ends (RFC 9110 section 7.6.3).
 pub fn add_via(headers: &mut HeaderMap, me: &HeaderValue) {
     headers.append(header::VIA, me.clone());

@@ -100,7 +100,7 @@ fn dockerd_and_ctr_at_once_notice_nothing_of_a_blob_host_that_refuses_and_breaks
 }
 
 #[test]
-fn a_blob_that_is_corrupt_once_costs_dockerd_and_ctr_a_try_at_most() {
+fn a_blob_that_is_corrupt_once_costs_dockerd_and_ctr_a_try_or_two() {
     let world = World::new();
     let image = Image::docker(&[2 * MIB, 4096]);
     let name = world.publish(HUB, "acme/app:1", &image);
@@ -119,9 +119,9 @@ fn a_blob_that_is_corrupt_once_costs_dockerd_and_ctr_a_try_at_most() {
     let name = world.publish(HUB, "acme/other:1", &other);
     world.upstream.break_blob(&other.layers[0].digest, once());
     let containerd = Containerd::start(world.machine(&gateway));
-    if !containerd.pull(&name.full).succeeded() {
-        containerd.pull(&name.full).ok();
-    }
+    // ctr keeps the wrong bytes of its first try, asks for the rest of them, and only then begins anew.
+    let tries = (0..3).take_while(|_| !containerd.pull(&name.full).succeeded());
+    assert!(tries.count() < 3, "{}", gateway.logged());
     assert!(containerd.images().contains(&other.manifest.digest));
 }
 

@@ -224,12 +224,17 @@ async fn without_a_descriptor_left_clients_wait_and_nothing_else_happens() {
             .status();
         assert!(set.expect("prlimit").success());
     };
+    let metrics = bench.gateway.metrics().await;
+    let usual = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("process_max_fds "));
+    let usual = usual.expect("the metric").to_owned();
     // Fewer than are open: every new one fails, sockets as well as files.
     limit("8");
     let client = bench.gateway.client();
     let waiting = tokio::spawn(async move { client.pull(&image).await });
     bench.gateway.log.line("could not be accepted").await;
-    limit("65536");
+    limit(&usual);
     within(60, waiting).await.unwrap();
     bench.works_again("descriptors had run out").await;
 }

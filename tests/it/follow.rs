@@ -244,7 +244,7 @@ async fn who_waits_for_a_small_blob_that_fails_waits_as_long_as_the_first_and_no
     let up = Upstream::start().await;
     let repo = up.repo("registry.test", "app");
     let blob = repo.blob(60, 1000);
-    up.fault(On::get(&blob.digest).always(), Fault::CutAfter(500));
+    up.fault(On::get(&blob.digest).always(), Fault::CutAfter(0));
     let gateway = Gateway::before(&up).start().await;
     let url = repo.blob_url(&blob.digest);
     let client = gateway.client();
