@@ -506,8 +506,11 @@ async fn what_is_wrong_beyond_the_gateway_is_told_step_by_step() {
     );
     assert_eq!(found.code, Some(0), "{:#}", found.json);
 
-    // Upstream is gone, and what is cached is still there.
-    machine(&gateway).ask(&[IMAGE]).await;
+    // Upstream is gone, and what is cached is still there: for everybody, as the gateway itself has found.
+    let config = gateway.config_file();
+    let args = ["pull", IMAGE, "--config", config.to_str().unwrap()];
+    let pulled = gateway::run(&args, gateway.home().path()).await;
+    assert_eq!(pulled.status.code(), Some(0), "{pulled:?}");
     up.stop().await;
     let found = machine(&gateway).ask(&[IMAGE]).await;
     assert_eq!(
