@@ -181,6 +181,11 @@ impl Case {
         (self.draw >> (8 + 4 * which)) % of
     }
 
+    /// The gateway holds everything when it goes wrong.
+    pub fn is_held(&self) -> bool {
+        !matches!(self.state, State::Cold | State::Following)
+    }
+
     /// Its registry takes tokens, which its clients fetch.
     pub fn has_tokens(&self) -> bool {
         self.step == Step::Token || self.turn(0, 4) == 0

@@ -69,6 +69,10 @@ fn right(place: &Place, got: &Got, case: Option<&Case>) -> Result<(), String> {
         Step::Config => (&place.config.digest, place.config.len()),
         _ => (&place.layer.digest, place.layer.len()),
     };
+    // What a HEAD says of what is not held is upstream's word, and nobody can prove it.
+    if got.head && case.is_some_and(|case| !case.is_held() && case.step == got.step) {
+        return Ok(());
+    }
     if got.head {
         return match got.header("content-length") == len.to_string() {
             true => Ok(()),
@@ -122,20 +126,19 @@ fn must(case: &Case, got: &Got) -> bool {
         _ if shaken => true,
         step => step == got.step,
     };
-    let held = !matches!(case.state, State::Cold | State::Following);
     match got.step {
         Step::Ping => !hit || sort == Sort::Away,
         Step::Token => !hit,
-        _ if !held => {
+        _ if !case.is_held() => {
             // Who gets no token gets nothing that is not there yet.
-            let tokenless =
-                case.has_tokens() && matches!(case.step, Step::Ping | Step::Token | Step::All);
+            let tokenless = case.has_tokens() && !case.by_robot() && !got.with_token;
             !tokenless && (!hit || comes_in_the_end(case, got))
         }
         // A 404 is remembered for seconds.
         Step::Tag if case.state == State::Revalidating && hit => match sort {
             Sort::Says(status) => status != 404 && case.trouble.once && !got.head,
-            _ => true,
+            // Who was told by a HEAD that it has moved is not served what it was.
+            _ => got.head || !case.moves() || seen_by_head(case),
         },
         // Whoever got no token is told to get one, unless there is none to be had.
         Step::Tag if case.state == State::Revalidating && case.step == Step::Token => {
@@ -156,16 +159,20 @@ fn comes_in_the_end(case: &Case, got: &Got) -> bool {
 
 /// Whether what is served is surely old, for all that anybody knows.
 fn must_warn(case: &Case, got: &Got) -> bool {
-    let seen_by_head = match &case.trouble.what {
-        What::Script(faults) => !is_of_the_body(&faults[0]),
-        _ => true,
-    };
     let asked = match (case.state, case.step) {
         (State::Offline, Step::All) => true,
-        (State::Revalidating, Step::Tag) => seen_by_head && !case.trouble.once,
+        (State::Revalidating, Step::Tag) => seen_by_head(case) && !case.trouble.once,
         _ => false,
     };
     asked && got.step == Step::Tag
+}
+
+/// Whether an answer to a HEAD shows it.
+fn seen_by_head(case: &Case) -> bool {
+    match &case.trouble.what {
+        What::Script(faults) => !is_of_the_body(&faults[0]),
+        _ => true,
+    }
 }
 
 fn names_pierhead(bytes: &[u8]) -> bool {

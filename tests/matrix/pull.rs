@@ -28,6 +28,8 @@ pub struct Got {
     /// The body ended as it should.
     pub whole: bool,
     pub took: Duration,
+    /// It was asked with a token.
+    pub with_token: bool,
 }
 
 struct Puller {
@@ -126,6 +128,7 @@ impl Puller {
             bytes: Bytes::new(),
             whole: false,
             took: Duration::ZERO,
+            with_token: self.token.is_some(),
         };
         let answered = tokio::time::timeout(LONGEST, self.answer(ask, &mut got)).await;
         if answered.is_err() {
