@@ -320,7 +320,8 @@ impl Registries {
         reference: Reference,
     ) -> Answer {
         let registries = self.clone();
-        let task = tokio::spawn(async move { registries.manifest(&call, &repo, &reference).await });
+        let asking = async move { registries.manifest(&call, &repo, &reference).await };
+        let task = tokio::spawn(asking.in_current_span());
         match task.await {
             Ok(answer) => answer,
             Err(e) => {

@@ -25,6 +25,8 @@ async fn the_api_is_what_its_document_says() {
             .args(["--exclude-checks", "positive_data_acceptance"])
             // It never ends.
             .args(["--exclude-path", "/api/v1/events"])
+            // It takes a tar, which schemathesis cannot write; other tests send real ones.
+            .args(["--exclude-path", "/api/v1/import"])
             .current_dir(home.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -107,6 +107,7 @@ async fn everything_that_the_admin_port_shows_is_searched() {
     let other = [
         "/api/v1/events",
         "/api/v1/export",
+        "/api/v1/blob",
         "/api/v1/image",
         "/api/v1/pulls/{id}",
     ];
