@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -20,6 +20,8 @@ use crate::world::World;
 const LATENCY: Duration = Duration::from_millis(50);
 /// Bytes a second, of each connection.
 const RATE: u64 = 4 << 20;
+/// Bytes.
+const WINDOW: u32 = 256 << 10;
 
 #[test]
 fn a_cold_pull_through_the_gateway_is_faster_than_without_one() {
@@ -87,7 +89,7 @@ fn a_cold_pull_through_the_gateway_is_faster_than_without_one() {
 pub async fn relay(listener: TcpListener, to: SocketAddr, latency: Duration, rate: u64) {
     while let Ok((near, _)) = listener.accept().await {
         tokio::spawn(async move {
-            let Ok(far) = TcpStream::connect(to).await else {
+            let Ok(far) = narrow(to).await else {
                 return;
             };
             let _ = (near.set_nodelay(true), far.set_nodelay(true));
@@ -101,6 +103,14 @@ pub async fn relay(listener: TcpListener, to: SocketAddr, latency: Duration, rat
             );
         });
     }
+}
+
+/// A connection with a small window: what the registry sends is on its way, and not in the machine's
+/// buffers, where a connection that is cut would leave it.
+async fn narrow(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(WINDOW)?;
+    socket.connect(to).await
 }
 
 /// One direction of a connection.
