@@ -321,8 +321,20 @@ impl Ask<'_> {
             .body(Full::new(self.body))
             .expect("a request");
         let response = match &mut session.sender {
-            Sender::H1(sender) => within(120, sender.send_request(request)).await?,
-            Sender::H2(sender) => within(120, sender.send_request(request)).await?,
+            Sender::H1(sender) => {
+                let sent = async {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                within(120, sent).await?
+            }
+            Sender::H2(sender) => {
+                let sent = async {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                within(120, sent).await?
+            }
         };
         Ok(Reply::new(response))
     }
