@@ -39,6 +39,8 @@ fn right(place: &Place, got: &Got, case: Option<&Case>) -> Result<(), String> {
     match got.status {
         200 | 206 if !got.head && !got.whole => return Ok(()),
         200 | 206 => {}
+        // A body that fails before its first byte takes its head along: that is cut short, too.
+        0 if matches!(got.step, Step::Config | Step::Blob) => return Ok(()),
         0 => return wrong("no answer at all"),
         // A 304 is for who has asked whether it changed.
         1..400 => return wrong("no content, and no error"),
@@ -126,13 +128,15 @@ fn must(case: &Case, got: &Got) -> bool {
         _ if shaken => true,
         step => step == got.step,
     };
+    let tokenless = case.has_tokens() && !case.by_robot() && !got.with_token;
     match got.step {
         Step::Ping => !hit || sort == Sort::Away,
         Step::Token => !hit,
-        _ if !case.is_held() => {
-            // Who gets no token gets nothing that is not there yet.
-            let tokenless = case.has_tokens() && !case.by_robot() && !got.with_token;
-            !tokenless && (!hit || comes_in_the_end(case, got))
+        // Who gets no token gets nothing that is not there yet.
+        _ if !case.is_held() => !tokenless && (!hit || comes_in_the_end(case, got)),
+        // Who has no token is told to get one, unless there is none to be had.
+        Step::Tag if case.state == State::Revalidating && tokenless => {
+            case.step == Step::Token && sort == Sort::Away && !case.trouble.once
         }
         // A 404 is remembered for seconds.
         Step::Tag if case.state == State::Revalidating && hit => match sort {
@@ -140,10 +144,6 @@ fn must(case: &Case, got: &Got) -> bool {
             // Who was told by a HEAD that it has moved is not served what it was.
             _ => got.head || !case.moves() || seen_by_head(case),
         },
-        // Whoever got no token is told to get one, unless there is none to be had.
-        Step::Tag if case.state == State::Revalidating && case.step == Step::Token => {
-            sort == Sort::Away && !case.trouble.once
-        }
         _ => true,
     }
 }
