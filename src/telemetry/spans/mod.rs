@@ -49,6 +49,8 @@ struct Open {
     id: u64,
     parent: Option<u64>,
     start: SystemTime,
+    /// When its result was recorded: tasks that it began may hold it open for longer.
+    end: Option<SystemTime>,
     fields: Fields,
 }
 
@@ -111,6 +113,7 @@ where
             id: self.ids.span(),
             parent: parent.map(|(_, id)| id),
             start: SystemTime::now(),
+            end: None,
             fields,
         });
     }
@@ -119,6 +122,7 @@ where
         let Some(span) = context.span(id) else { return };
         if let Some(open) = span.extensions_mut().get_mut::<Open>() {
             values.record(&mut open.fields);
+            open.end = Some(SystemTime::now());
         }
     }
 
@@ -128,9 +132,9 @@ where
         };
         if let Some(open) = span.extensions_mut().remove::<Open>() {
             let finished = Finished {
+                end: open.end.unwrap_or_else(SystemTime::now),
                 open,
                 name: span.name(),
-                end: SystemTime::now(),
             };
             if self.finished.try_send(finished).is_err() {
                 LOST.fetch_add(1, Ordering::Relaxed);
