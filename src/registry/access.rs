@@ -21,7 +21,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use sha2::Sha256;
 use tokio::task::JoinHandle;
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use super::call::{Answer, Call};
 use super::manifest::manifest_type;
@@ -428,7 +428,7 @@ impl Access {
         for accept in call.headers.get_all(header::ACCEPT) {
             headers.append(header::ACCEPT, accept.clone());
         }
-        Asking(Some(tokio::spawn(async move {
+        let asking = async move {
             let answer = access
                 .upstream
                 .fetch(
@@ -457,7 +457,8 @@ impl Access {
             } else if matches!(status.as_u16(), 401 | 403) {
                 access.set(&endpoint, &repo, key, None, true).await;
             }
-        })))
+        };
+        Asking(Some(tokio::spawn(asking.in_current_span())))
     }
 
     /// `lasting`: it counts for what is pinned beyond `offline_for`.

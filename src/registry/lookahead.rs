@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use super::access::Access;
 use super::call::Call;
@@ -70,7 +70,8 @@ impl Lookahead {
         }
         let (lookahead, call, repo) = (self.clone(), call.clone(), repo.clone());
         let bytes = manifest.bytes.clone();
-        tokio::spawn(async move { lookahead.run(&call, &repo, bytes).await });
+        let ahead = async move { lookahead.run(&call, &repo, bytes).await };
+        tokio::spawn(ahead.in_current_span());
     }
 
     async fn run(self: Arc<Self>, call: &Call, repo: &RepoName, manifest: Bytes) {
@@ -95,13 +96,14 @@ impl Lookahead {
             }
             let (lookahead, call, repo) = (self.clone(), call.clone(), repo.clone());
             let refused = refused.clone();
-            tokio::spawn(async move {
+            let ahead = async move {
                 let _held = (turns, spent);
                 if let Err(why) = lookahead.fetch(&call, &repo, &blob).await {
                     debug!(digest = %blob.digest, error = %why, "looked ahead in vain");
                     refused.store(true, Ordering::Relaxed);
                 }
-            });
+            };
+            tokio::spawn(ahead.in_current_span());
         }
     }
 
