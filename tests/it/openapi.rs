@@ -24,7 +24,6 @@ async fn the_api_is_what_its_document_says() {
             // What an image's name is, or a digest, no schema says: what is none is refused.
             .args(["--exclude-checks", "positive_data_acceptance"])
             // A tar is nothing it can make.
-            .args(["--exclude-path", "/api/v1/import"])
             // It never ends.
             .args(["--exclude-path", "/api/v1/events"])
             // It takes a tar, which schemathesis cannot write; other tests send real ones.
