@@ -24,6 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use self::local::{health, readiness};
@@ -86,7 +87,10 @@ impl Gateway {
         let pace = socket.pace().clone();
         let drain = peer.drain.clone();
         let gateway = self.clone();
+        let heard = CancellationToken::new();
+        let asked = heard.clone();
         let service = service_fn(move |request| {
+            asked.cancel();
             let (gateway, peer, busy) = (gateway.clone(), peer.clone(), pace.busy());
             async move { Ok::<_, Infallible>(gateway.answer(request, &peer, busy).await) }
         });
@@ -100,13 +104,18 @@ impl Gateway {
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = drain.begun() => {
+                // Who has just come has yet to say what for, and would go without an answer.
+                tokio::select! {
+                    biased;
+                    () = heard.cancelled() => {}
+                    result = connection.as_mut() => return ended(result),
+                    () = tokio::time::sleep(FIRST_WORD) => {}
+                }
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
-        if let Err(e) = result {
-            debug!(error = %e, "a client connection ended");
-        }
+        ended(result);
     }
 
     async fn answer(
@@ -439,5 +448,13 @@ fn shown(target: &Target, via: Via) -> String {
     }
 }
 
+fn ended(result: hyper::Result<()>) {
+    if let Err(e) = result {
+        debug!(error = %e, "a client connection ended");
+    }
+}
+
+/// How long a connection that has asked nothing yet may take to, once the end has begun.
+const FIRST_WORD: Duration = Duration::from_secs(2);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 64 << 10;

@@ -1,8 +1,9 @@
 //! SIGTERM: what runs may finish, within a limit.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Fault, Gate, Gateway, On, Upstream, client::plain, eventually};
+use crate::support::{Fault, Gate, Gateway, On, Upstream, client::plain, eventually, within};
 
 const MIB: usize = 1024 * 1024;
 
@@ -124,4 +125,27 @@ async fn told_twice_it_ends_at_once() {
     gateway.ask_to_end();
     assert!(gateway.ended(30).await.success());
     assert!(!reply.rest().await.whole);
+}
+
+#[tokio::test]
+async fn who_has_just_connected_is_answered_though_the_end_has_begun() {
+    let mut gateway = Gateway::alone().start().await;
+    let taken = "pierhead_connections_accepted_total{listener=\"proxy\"} ";
+    let metrics = gateway.metrics().await;
+    let before = metrics.lines().find_map(|line| line.strip_prefix(taken));
+    let before: u64 = before.unwrap_or("0").parse().unwrap();
+    let mut socket = TcpStream::connect(gateway.proxy).await.unwrap();
+    gateway
+        .metric_becomes(&format!("{taken}{}", before + 1))
+        .await;
+    gateway.ask_to_end();
+    gateway.log.line("draining").await;
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
+    socket.write_all(ask).await.unwrap();
+    let mut answer = String::new();
+    within(10, socket.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    assert!(gateway.ended(20).await.success());
 }

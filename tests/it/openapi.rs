@@ -23,7 +23,6 @@ async fn the_api_is_what_its_document_says() {
             .args(["--phases", "examples,coverage,fuzzing", "--no-color"])
             // What an image's name is, or a digest, no schema says: what is none is refused.
             .args(["--exclude-checks", "positive_data_acceptance"])
-            // A tar is nothing it can make.
             // It never ends.
             .args(["--exclude-path", "/api/v1/events"])
             // It takes a tar, which schemathesis cannot write; other tests send real ones.
