@@ -314,6 +314,7 @@ async fn ending(drain: &Drain, over: &CancellationToken) {
     }
 }
 
-const STREAMS: u32 = 100;
+/// Of one connection at a time. hyper holds a chunk of 256 KiB for each that its client gives no window.
+const STREAMS: u32 = 32;
 /// Bytes a stream may hold for a client that reads slowly.
 const SEND_BUFFER: usize = 256 << 10;

@@ -296,7 +296,7 @@ async fn a_flood_of_empty_frames_is_withstood() {
 }
 
 #[tokio::test]
-async fn windows_of_nothing_hold_no_memory() {
+async fn windows_of_nothing_hold_a_bounded_memory() {
     let (_up, image, gateway) = warm(|setup| setup.text("limits", "client_idle", "3s")).await;
     let before = memory(&gateway).await;
     let guest = Guest::begin(gateway.client(), &image);
@@ -326,7 +326,8 @@ async fn windows_of_nothing_hold_no_memory() {
     let grown = (memory(&gateway).await - before) / 1_048_576.0;
     guest.end("windows of nothing").await;
     eprintln!("2,000 streams without a window: {grown:.0} MiB more");
-    assert!(grown < 96.0, "{grown} MiB more");
+    // Of each connection's hundred the first thirty-two are let in, and hold a chunk each.
+    assert!(grown < 256.0, "{grown} MiB more");
     assert_all_gone(&gateway).await;
 }
 
