@@ -216,10 +216,7 @@ impl Registries {
             }
             Role::Auth { .. } => {
                 let answer = self.relay(&call, body).await;
-                if answer.response.status().is_server_error() {
-                    // Whoever pings next must hear that no token is to be had.
-                    self.upstream.token_service_failed();
-                }
+                self.note_token_service(&answer);
                 return answer.about("", path);
             }
         }
@@ -275,10 +272,21 @@ impl Registries {
                 .about(&repo, path),
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
-                self.pass_on(&call, body, &repository)
-                    .await
-                    .about(repository, path)
+                let answer = self.pass_on(&call, body, &repository).await;
+                if !in_v2 {
+                    // Some hand tokens out on the registry's own host.
+                    self.note_token_service(&answer);
+                }
+                answer.about(repository, path)
             }
+        }
+    }
+
+    /// Whoever asks next must hear that no token is to be had.
+    fn note_token_service(&self, answer: &Answer) {
+        let status = answer.response.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            self.upstream.token_service_failed();
         }
     }
 
