@@ -429,10 +429,14 @@ impl Cache {
 
     /// The index knows an object whose file somebody else took away.
     async fn missed(&self, key: &Key) {
-        if self.flight(&key.digest).is_none() && matches!(self.store.open_object(key), Ok(None)) {
+        if self.flight(&key.digest).is_none() && self.is_gone(key) {
             warn!(digest = %key.digest, "a cached file is gone");
             let _ = self.index.remove(vec![key.clone()]).await;
         }
+    }
+
+    fn is_gone(&self, key: &Key) -> bool {
+        matches!(self.store.since(key), Ok(None))
     }
 
     /// A process may have died with a download complete and not yet in place; `room` is what its bytes
@@ -478,7 +482,20 @@ impl Cache {
         let store = self.store.clone();
         let committed = tokio::task::spawn_blocking(move || spool.commit(&store))
             .await
-            .map_err(io::Error::other)??;
+            .map_err(io::Error::other)?;
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(e) => {
+                drop(room);
+                // One that was fetched anew, because it could not be opened, was there until now.
+                let known =
+                    !self.is_gone(key) || self.index.remove(vec![key.clone()]).await.is_ok();
+                if known {
+                    let _ = self.store.settle(key);
+                }
+                return Err(e);
+            }
+        };
         let held = room.settle_at(size);
         let key = key.clone();
         if let Err(e) = self.index.insert(key.clone(), size, media_type, held).await {

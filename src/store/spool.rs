@@ -156,13 +156,13 @@ impl Spool {
         })
     }
 
-    /// Puts the verified file in place, durably; what cannot be put there is discarded. Blocking.
+    /// Puts the verified file in place, durably. Blocking. What cannot be put there is discarded, and
+    /// with it what may have been in its place; the mark stays then, for the index may know of that.
     pub fn commit(mut self, store: &Store) -> io::Result<Committed> {
         let mark = store.mark_path(&self.key);
         match self.put_in_place(store) {
             Ok(()) => Ok(Committed { mark }),
             Err(e) => {
-                let _ = fs::remove_file(&mark);
                 self.discard();
                 Err(e)
             }
@@ -278,9 +278,11 @@ impl Spool {
                 File::open(above)?.sync_all()?;
             }
         }
+        // First, because what was in its place is lost with the rename.
+        let shard = File::open(shard)?;
         store.mark(&self.key)?;
         fs::rename(&self.path, &target)?;
-        let synced = File::open(shard).and_then(|shard| shard.sync_all());
+        let synced = shard.sync_all();
         if synced.is_err() {
             // Nobody will know of it, so it must not be there.
             let _ = fs::remove_file(&target);

@@ -3,8 +3,11 @@
 //!
 //! The faults are made by `tests/support/shim.c`, preloaded into the real binary.
 
+use std::time::Duration;
+
 use hyper::Method;
 
+use crate::support::gateway::LAST_LINES;
 use crate::support::shim::{Call, Errno, Of, Shim, files};
 use crate::support::{Gateway, Image, Repo, Upstream, within};
 
@@ -17,7 +20,11 @@ struct Bench {
     shim: Shim,
     gateway: Gateway,
     seed: u64,
+    weather: Weather,
 }
+
+/// What goes wrong at this time, for whoever reads why a test failed.
+struct Weather(String);
 
 // === impl Bench ===
 
@@ -33,6 +40,7 @@ impl Bench {
             shim,
             gateway,
             seed,
+            weather: Weather("nothing goes wrong".to_owned()),
         }
     }
 
@@ -60,27 +68,53 @@ impl Bench {
                     .keys()
                     .any(|name| is_it(name.as_str()))
             };
-            crate::support::eventually(&format!("it is kept again after {after}"), here).await;
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            let kept = tokio::time::timeout(Duration::from_secs(30), async {
+                while !here() {
+                    ticks.tick().await;
+                }
+            });
+            let kept = kept.await.is_ok();
+            assert!(kept, "{hex} is not kept again {}", self.told(after));
         }
         self.pull(&image).await;
         for blob in image.blobs() {
             let asked = self.up.count(Method::GET, &blob.digest);
-            assert_eq!(asked, 1, "after {after}");
+            assert_eq!(asked, 1, "{}", self.told(after));
         }
-        self.gateway.counts_what_is_there().await;
+        self.gateway.counts_what_is_there_after(after).await;
+    }
+
+    fn told(&self, after: &str) -> String {
+        let log = self.gateway.log.last(LAST_LINES);
+        format!("after {after}; the last it said:\n{log}")
     }
 }
 
-/// Every fault of the table, one after the other, beneath one process.
+impl Drop for Weather {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- at that time: {}", self.0);
+        }
+    }
+}
+
+/// Every fault of the table, one after the other, beneath one process. `PIERHEAD_DISK_SEED` lets other
+/// calls fail.
 async fn through(table: &[(Call, Errno)], of: Of, seed: u64) {
     let mut bench = Bench::set_up(seed).await;
     let warm = bench.image();
     bench.pull(&warm).await;
+    let seed = match std::env::var("PIERHEAD_DISK_SEED") {
+        Ok(other) => other.parse().expect("a number"),
+        Err(_) => seed,
+    };
     for (call, errno) in table {
         for every in [1, 3] {
-            let what = format!("{call:?} of {of:?}: {errno:?}, one of {every}");
+            let what = format!("{call:?} of {of:?}: {errno:?}, one of {every} by seed {seed}");
+            bench.weather.0.clone_from(&what);
             let image = bench.image();
-            bench.shim.fail(*call, *errno, of, every);
+            bench.shim.fail(*call, *errno, of, every, seed);
             bench.pull(&image).await;
             bench.pull(&warm).await;
             bench.pull(&image).await;
@@ -89,9 +123,9 @@ async fn through(table: &[(Call, Errno)], of: Of, seed: u64) {
             bench.works_again(&what).await;
         }
     }
-    let again = bench.gateway.restart().await;
-    again.client().pull(&warm).await;
-    again.counts_what_is_there().await;
+    bench.gateway = bench.gateway.restart().await;
+    bench.pull(&warm).await;
+    bench.gateway.counts_what_is_there().await;
 }
 
 const WRITES: [(Call, Errno); 9] = [
@@ -167,7 +201,7 @@ async fn a_cached_manifest_that_cannot_be_read_is_fetched_anew() {
     let image = bench.image();
     bench.pull(&image).await;
     bench.gateway = bench.gateway.restart().await;
-    bench.shim.fail(Call::Read, Errno::Eio, Of::Objects, 1);
+    bench.shim.fail(Call::Read, Errno::Eio, Of::Objects, 1, 0);
     bench
         .gateway
         .client()
@@ -199,7 +233,7 @@ async fn a_cached_blob_that_cannot_be_read_ends_short_and_is_fetched_anew() {
             .output();
         assert!(dropped.expect("dd").status.success());
     }
-    bench.shim.fail(Call::Read, Errno::Eio, Of::Objects, 1);
+    bench.shim.fail(Call::Read, Errno::Eio, Of::Objects, 1, 0);
     let rest = get().await.rest().await;
     assert!(!rest.whole || rest.bytes == blob.bytes);
     let cut = !rest.whole;
@@ -210,6 +244,42 @@ async fn a_cached_blob_that_cannot_be_read_ends_short_and_is_fetched_anew() {
     let asked = bench.up.count(Method::GET, &blob.digest);
     assert_eq!(asked > 1, cut, "asked for {asked} times");
     bench.works_again("a blob that could not be read").await;
+}
+
+/// The object is there and cannot be opened, so it is fetched anew; then it is in its place again, and
+/// nothing can be promised of that.
+#[tokio::test]
+async fn what_was_replaced_and_could_not_stay_is_not_counted() {
+    let mut bench = Bench::set_up(8700).await;
+    let image = bench.image();
+    bench.pull(&image).await;
+    bench.works_again("nothing").await;
+    let blob = &image.layers[0];
+    let url = image.repo.blob_url(&blob.digest);
+    let calls = [
+        "the object is opened",
+        "what counts of a download",
+        "the download",
+        "is synced",
+        "its folder is opened",
+        "the mark is made",
+        "the folder is synced",
+    ];
+    let these = &[1, calls.len() as u32];
+    let of = Of::Objects;
+    bench
+        .shim
+        .fail_these(&[Call::Open, Call::Sync], Errno::Eio, of, these);
+    let get = || async { bench.gateway.client().get(&url).send().await };
+    get().await.verified(&blob.digest).await;
+    let log = &bench.gateway.log;
+    log.line("a verified blob could not be kept").await;
+    bench.shim.heal();
+    bench.gateway.counts_what_is_there().await;
+    get().await.verified(&blob.digest).await;
+    let asked = bench.up.count(Method::GET, &blob.digest);
+    assert_eq!(asked, 3, "it was gone");
+    bench.works_again("an object that could not stay").await;
 }
 
 #[tokio::test]

@@ -222,6 +222,12 @@ impl Gateway {
     /// Waits until what `/metrics` counts is what the files take.
     #[track_caller]
     pub fn counts_what_is_there(&self) -> impl Future<Output = ()> {
+        self.counts_what_is_there_after("all that was done")
+    }
+
+    /// The same, for a test that wants to read what came before.
+    #[track_caller]
+    pub fn counts_what_is_there_after(&self, what: &str) -> impl Future<Output = ()> {
         let at = std::panic::Location::caller();
         async move {
             let mut said = String::new();
@@ -240,7 +246,8 @@ impl Gateway {
                 }
                 said = format!("{counted} bytes are counted, {taken} are taken by {files:#?}");
             }
-            panic!("{said} at {at}");
+            let log = self.log.last(LAST_LINES);
+            panic!("after {what}: {said}, at {at}\nthe last it said:\n{log}");
         }
     }
 
@@ -443,6 +450,9 @@ fn address(banner: &str, name: &str) -> SocketAddr {
     let addr = addr.and_then(|addr| addr.trim_end_matches('/').parse().ok());
     addr.unwrap_or_else(|| panic!("no address of {name} in:\n{banner}"))
 }
+
+/// Lines of the log that a failing test shows beside what failed.
+pub const LAST_LINES: usize = 60;
 
 fn walk(dir: &Path, files: &mut Vec<(PathBuf, u64)>) {
     let Ok(entries) = std::fs::read_dir(dir) else {

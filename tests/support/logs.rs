@@ -51,6 +51,13 @@ impl Log {
         self.0.borrow().all.join("\n")
     }
 
+    /// The last lines so far.
+    pub fn last(&self, most: usize) -> String {
+        let lines = self.0.borrow();
+        let first = lines.all.len().saturating_sub(most);
+        lines.all[first..].join("\n")
+    }
+
     /// Everything, once the process has ended and what it wrote has been read.
     pub fn whole(&self) -> String {
         let (ended, bell) = &*self.1;

@@ -17,11 +17,12 @@
 #include <unistd.h>
 
 enum { WRITE, READ, SYNC, RENAME, OPEN, RESIZE, KINDS };
-enum { EVERY = 8, SHORT, DELAY, WHERE, DAYS, WORDS };
+enum { EVERY = 8, SHORT, DELAY, WHERE, SEED, THESE, ROUND, DAYS, WORDS };
 enum { OBJECTS = 1, INDEX = 2 };
 
 static volatile int32_t *control;
 static uint32_t calls;
+static int32_t counted_in;
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -55,11 +56,27 @@ static int is_meant_fd(int fd)
     return is_meant(path);
 }
 
-/* Whether this call is one of every so many that go wrong. */
+/* The same for the same number, and without any pattern. */
+static uint32_t thrown(uint32_t n)
+{
+    n = (n ^ (uint32_t)control[SEED]) * 0x9e3779b1u;
+    n = (n ^ n >> 15) * 0x85ebca77u;
+    return n ^ n >> 13;
+}
+
+/* Whether this call is one that goes wrong: by its number since the test said so (a bit each), or one of
+ * every so many, by chance. */
 static int falls(void)
 {
-    int every = control[EVERY];
-    return every <= 1 || __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED) % (uint32_t)every == 0;
+    int32_t round = control[ROUND];
+    if (__atomic_exchange_n(&counted_in, round, __ATOMIC_RELAXED) != round)
+        __atomic_store_n(&calls, 0, __ATOMIC_RELAXED);
+    uint32_t n = __atomic_fetch_add(&calls, 1, __ATOMIC_RELAXED);
+    uint32_t these = (uint32_t)control[THESE];
+    if (these)
+        return n < 32 && these >> n & 1;
+    uint32_t every = (uint32_t)control[EVERY];
+    return every <= 1 || thrown(n) % every == 0;
 }
 
 static void delay(int fd)

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::Setup;
 
@@ -11,6 +12,8 @@ use super::Setup;
 pub struct Shim {
     dir: tempfile::TempDir,
     control: File,
+    /// How often it was told what is to fail.
+    rounds: AtomicI32,
 }
 
 /// What may go wrong.
@@ -67,6 +70,7 @@ impl Shim {
         Self {
             control: control.expect("it is there"),
             dir,
+            rounds: AtomicI32::new(0),
         }
     }
 
@@ -78,11 +82,28 @@ impl Shim {
             .env("FAULTS", &path("faults"))
     }
 
-    /// From now on one of every `every` such calls fails.
-    pub fn fail(&self, call: Call, errno: Errno, of: Of, every: i32) {
+    /// From now on one of every `every` such calls fails, by chance: with the same seed the same ones.
+    pub fn fail(&self, call: Call, errno: Errno, of: Of, every: i32, seed: u64) {
         self.set(EVERY, every);
+        self.set(SEED, seed as i32);
+        self.begin(&[call], errno, of);
+    }
+
+    /// The calls with these numbers fail, of all such calls from now on; the first is 1, the last that
+    /// can be told apart 32.
+    pub fn fail_these(&self, calls: &[Call], errno: Errno, of: Of, numbers: &[u32]) {
+        let bits = numbers.iter().map(|number| 1u32 << (number - 1));
+        self.set(THESE, bits.fold(0, |all, bit| all | bit).cast_signed());
+        self.begin(calls, errno, of);
+    }
+
+    fn begin(&self, calls: &[Call], errno: Errno, of: Of) {
+        let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
+        self.set(ROUND, round);
         self.set(WHERE, of as i32);
-        self.set(call as u64, errno as i32);
+        for call in calls {
+            self.set(*call as u64, errno as i32);
+        }
     }
 
     /// Reads and writes do only half of what they are asked to.
@@ -104,7 +125,7 @@ impl Shim {
 
     /// Everything works again; the clock stays as it is.
     pub fn heal(&self) {
-        for word in 0..DAYS {
+        for word in (0..DAYS).filter(|word| *word != ROUND) {
             self.set(word, 0);
         }
     }
@@ -147,4 +168,7 @@ const EVERY: u64 = 8;
 const SHORT: u64 = 9;
 const DELAY: u64 = 10;
 const WHERE: u64 = 11;
-const DAYS: u64 = 12;
+const SEED: u64 = 12;
+const THESE: u64 = 13;
+const ROUND: u64 = 14;
+const DAYS: u64 = 15;
