@@ -74,12 +74,14 @@ impl Gateway {
         };
         let pace = socket.pace().clone();
         // The socket's own patience bounds the handshake.
+        let accepting = Box::pin(TlsAcceptor::from(config).accept(socket));
         let accepted = tokio::select! {
-            accepted = TlsAcceptor::from(config).accept(socket) => accepted,
+            accepted = accepting => accepted,
             () = peer.drain.begun() => return,
         };
         let tls = match accepted {
-            Ok(tls) => tls,
+            // Boxed, as whatever it goes through from here on would have room for it once more.
+            Ok(tls) => Box::new(tls),
             Err(e) => {
                 self.metrics.handshake("failed");
                 info!(client = %peer.client, host = %target, error = %e, "a TLS handshake failed; a client that speaks of certificates does not trust the CA yet");
@@ -281,7 +283,7 @@ impl Inside {
 }
 
 async fn speak_h2<S>(
-    tls: TlsStream<Paced<Socket>>,
+    tls: Box<TlsStream<Paced<Socket>>>,
     service: S,
     drain: &Drain,
     over: &CancellationToken,

@@ -409,7 +409,7 @@ async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<Socket>> {
         .ok()?;
     // Connections are served over exactly this type.
     let parts = upgraded.downcast::<TokioIo<Paced<Socket>>>().ok()?;
-    Some(parts.io.into_inner().rewind(parts.read_buf))
+    Some(parts.io.into_inner().rewind(&parts.read_buf))
 }
 
 /// An answer in plain text, for a person or a proxy client.

@@ -42,22 +42,25 @@ where
     tokio::pin!(ending);
     loop {
         let begun = Instant::now();
-        // Without a timer of hyper's: the socket's pace bounds every wait.
-        let mut connection = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_buf_size(LARGEST_HEAD)
-            .serve_connection(TokioIo::new(stream), service.clone());
+        // Without a timer of hyper's: the socket's pace bounds every wait. Boxed: a connection that
+        // rests has no room for it.
+        let mut connection = Box::new(
+            http1::Builder::new()
+                .header_read_timeout(None)
+                .max_buf_size(LARGEST_HEAD)
+                .serve_connection(TokioIo::new(stream), service.clone()),
+        );
         tokio::select! {
             result = &mut connection => return result,
             () = ending.as_mut() => {
-                Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut *connection).graceful_shutdown();
                 return connection.await;
             }
             () = quiet(pace, begun) => {}
         }
         // An idle connection is done at once, and keeps what it has read. One that was woken by half
         // a request answers that before it ends.
-        Pin::new(&mut connection).graceful_shutdown();
+        Pin::new(&mut *connection).graceful_shutdown();
         match poll_fn(|cx| Poll::Ready(connection.poll_without_shutdown(cx))).await {
             Poll::Ready(done) => done?,
             Poll::Pending => return connection.await,
@@ -100,10 +103,9 @@ struct Early<T> {
 
 impl<T: AsyncBufRead + Unpin> Early<T> {
     fn put_back(&mut self, bytes: Bytes) {
-        self.bytes = match self.bytes.is_empty() {
-            true => bytes,
-            false => [bytes, self.bytes.split_off(0)].concat().into(),
-        };
+        // A copy of its own: even without a byte in it, hyper's would hold all of the buffer it was
+        // read into.
+        self.bytes = [bytes, self.bytes.split_off(0)].concat().into();
     }
 
     /// Waits for the next byte, and takes none; `false` at the end.

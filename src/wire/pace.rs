@@ -181,8 +181,9 @@ impl<S> Paced<S> {
     }
 
     /// Puts back what was read too early; what follows is no plain HTTP.
-    pub fn rewind(mut self, prefix: Bytes) -> Self {
-        self.prefix = prefix;
+    pub fn rewind(mut self, prefix: &[u8]) -> Self {
+        // A copy: even without a byte in it, the reader's would hold all of the buffer it was read into.
+        self.prefix = Bytes::copy_from_slice(prefix);
         self.plain = false;
         self
     }
