@@ -1,8 +1,8 @@
 //! One download that many clients follow: what they see of it.
 //!
 //! The leader ([`super::download`]) is a task of its own, never a client: it writes the spool, and every
-//! client, the first included, reads the spool's file behind it. Nobody holds another up, and a client
-//! that goes away changes nothing.
+//! client, the first included, reads behind it: from the spool's file, or what came last from memory.
+//! Nobody holds another up, and a client that goes away changes nothing.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::sync::watch;
 
+use super::fresh::Fresh;
 use super::origin::{FetchError, Gone, Origin};
 use super::reader::Reader;
 use crate::oci::digest::Digest;
@@ -29,6 +30,7 @@ pub struct Flight {
     /// Ways to go on, in the order to try them; the first one began it.
     sources: Mutex<Vec<Arc<dyn Origin>>>,
     file: OnceLock<Arc<File>>,
+    fresh: Arc<Fresh>,
     state: watch::Sender<State>,
     since: (SystemTime, Instant),
     /// How many read along.
@@ -70,6 +72,8 @@ pub struct State {
     pub total: Option<u64>,
     /// Bytes in the file.
     pub written: u64,
+    /// Bytes that followers may have: those in the file, and the first few before that.
+    pub(super) shown: u64,
     /// Bytes of them that an earlier try had left.
     pub found: u64,
     pub end: Option<End>,
@@ -111,6 +115,7 @@ impl Flight {
             member,
             sources: Mutex::new(vec![source]),
             file: OnceLock::new(),
+            fresh: Arc::default(),
             state: watch::Sender::new(State::default()),
             since: (SystemTime::now(), Instant::now()),
             followers: Arc::default(),
@@ -188,6 +193,7 @@ impl Flight {
         Some(Reader::following(
             self.digest.clone(),
             self.file()?,
+            self.fresh.clone(),
             self.state.subscribe(),
             start,
             end,
@@ -235,7 +241,35 @@ impl Flight {
             state.headed = true;
             state.total = total;
             state.written = spool.written();
+            state.shown = state.written;
         });
+    }
+
+    /// Keeps bytes for followers, who read them from memory once the file has them, and the first few,
+    /// which somebody waits for, at once. They go on where the last ones ended.
+    pub(super) fn came(&self, at: u64, bytes: Bytes) {
+        let end = at + bytes.len() as u64;
+        self.fresh.push(at, bytes);
+        if at < AT_ONCE {
+            self.state.send_modify(|state| state.shown = end);
+        }
+    }
+
+    /// The file has the first `written` bytes.
+    pub(super) fn wrote(&self, written: u64) {
+        self.state.send_if_modified(|state| {
+            state.written = written;
+            let more = written > state.shown;
+            state.shown = state.shown.max(written);
+            more
+        });
+        // Not before: who does not find it there looks into the file.
+        self.fresh.written(written);
+    }
+
+    /// All is in the file, and nobody needs more of it in memory.
+    pub(super) fn forget_fresh(&self) {
+        self.fresh.clear();
     }
 
     /// Tells followers how far it is.
@@ -252,7 +286,7 @@ impl Flight {
 // === impl Follower ===
 
 impl Follower {
-    fn new(count: &Arc<AtomicUsize>, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(count: &Arc<AtomicUsize>, metrics: &Arc<Metrics>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         metrics.followers.inc();
         Self {
@@ -296,3 +330,6 @@ impl From<FetchError> for Failure {
 }
 
 const MOST_SOURCES: usize = 8;
+/// Bytes of a blob that do not wait for the disk. Not all of them: followers who are woken for each piece
+/// keep a busy gateway from reading the next one.
+const AT_ONCE: u64 = 256 << 10;

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod catalog;
 mod download;
 pub mod flight;
+mod fresh;
 pub mod index;
 pub mod ledger;
 mod open;

@@ -32,6 +32,13 @@ pub struct Passthrough {
     broke_at: u64,
 }
 
+/// What a client has read of a blob so far: `file` up to `until`, and the bytes behind that.
+pub(super) struct Had {
+    pub file: Arc<File>,
+    pub until: u64,
+    pub fresh: Vec<Bytes>,
+}
+
 // === impl Passthrough ===
 
 impl Passthrough {
@@ -66,11 +73,11 @@ impl Passthrough {
         self
     }
 
-    /// Goes on at `at` for a client that has read the spool's `file` so far.
+    /// Goes on at `at` for a client that has `had` what is before that.
     pub(super) async fn resume(
         origin: Arc<dyn Origin>,
         digest: Digest,
-        file: Arc<File>,
+        had: Had,
         at: u64,
         end: Option<u64>,
         whole: bool,
@@ -80,17 +87,22 @@ impl Passthrough {
             let mut hasher = Hasher::new(algorithm);
             let mut chunk = vec![0; 1 << 20];
             let mut done = 0;
-            while done < at {
-                let want = usize::try_from(at - done).map_or(chunk.len(), |n| n.min(chunk.len()));
-                let n = file.read_at(&mut chunk[..want], done)?;
+            while done < had.until {
+                let left = had.until - done;
+                let want = usize::try_from(left).map_or(chunk.len(), |n| n.min(chunk.len()));
+                let n = had.file.read_at(&mut chunk[..want], done)?;
                 if n == 0 {
-                    // A range ahead of the file: nothing to verify it by.
-                    return Ok(None);
+                    break;
                 }
                 hasher.update(&chunk[..n]);
                 done += n as u64;
             }
-            Ok::<_, io::Error>(Some(hasher))
+            for bytes in &had.fresh {
+                hasher.update(bytes);
+                done += bytes.len() as u64;
+            }
+            // Of a range ahead of what came there is nothing to verify it by.
+            Ok::<_, io::Error>((done == at).then_some(hasher))
         })
         .await
         .map_err(io::Error::other)??;

@@ -13,9 +13,10 @@ use rustix::io::ReadWriteFlags;
 use tokio::sync::watch;
 
 use super::flight::{End, Failure, Follower, State};
+use super::fresh::Fresh;
 use super::open::Object;
 use super::origin::Origin;
-use super::passthrough::Passthrough;
+use super::passthrough::{Had, Passthrough};
 use crate::oci::digest::Digest;
 use crate::wire::body::Body;
 use crate::wire::buffer::Buffer;
@@ -37,6 +38,7 @@ enum Source {
     },
     Growing {
         digest: Digest,
+        fresh: Arc<Fresh>,
         state: watch::Receiver<State>,
         own: Arc<dyn Origin>,
         /// Counted among the download's followers as long as this lives.
@@ -58,9 +60,11 @@ impl Reader {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the flight's own, one by one")]
     pub(super) fn following(
         digest: Digest,
         file: Arc<File>,
+        fresh: Arc<Fresh>,
         state: watch::Receiver<State>,
         start: u64,
         end: Option<u64>,
@@ -73,6 +77,7 @@ impl Reader {
             end,
             source: Source::Growing {
                 digest,
+                fresh,
                 state,
                 own,
                 _counted: counted,
@@ -94,7 +99,7 @@ impl Reader {
     }
 
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let ready = match &mut self.source {
+        let mut ready = match &mut self.source {
             Source::Complete { .. } => self.end.unwrap_or(self.at),
             Source::Passing(passing) => return passing.next().await,
             Source::Growing { state, .. } => match readable(state, self.at, self.end).await {
@@ -109,6 +114,14 @@ impl Reader {
         };
         if self.at >= ready {
             return Ok(None);
+        }
+        if let Source::Growing { fresh, state, .. } = &self.source {
+            if let Some(chunk) = fresh.get(self.at, ready) {
+                self.at += chunk.len() as u64;
+                return Ok(Some(chunk));
+            }
+            // It has gone from there because the file has it.
+            ready = ready.min(state.borrow().written);
         }
         let Some(file) = &self.file else {
             return Ok(None);
@@ -127,24 +140,36 @@ impl Reader {
     async fn go_on_alone(&mut self) -> io::Result<Option<Bytes>> {
         let (
             Source::Growing {
-                digest, own, state, ..
+                digest,
+                fresh,
+                own,
+                state,
+                ..
             },
             Some(file),
         ) = (&self.source, self.file.clone())
         else {
             return Ok(None);
         };
-        let total = state.borrow().total;
+        let (total, written) = {
+            let state = state.borrow();
+            (state.total, state.written)
+        };
         let end = self.end.or(total);
-        let mut passing = Passthrough::resume(
-            own.clone(),
-            digest.clone(),
+        // What this client has had, as it had it.
+        let mut behind = written.min(self.at);
+        let mut had = Had {
             file,
-            self.at,
-            end,
-            end == total,
-        )
-        .await?;
+            until: behind,
+            fresh: Vec::new(),
+        };
+        while let Some(chunk) = fresh.get(behind, self.at) {
+            behind += chunk.len() as u64;
+            had.fresh.push(chunk);
+        }
+        let mut passing =
+            Passthrough::resume(own.clone(), digest.clone(), had, self.at, end, end == total)
+                .await?;
         let first = passing.next().await;
         // The disk is full: the space of the file must not wait for this client.
         self.file = None;
@@ -173,8 +198,8 @@ async fn readable(state: &mut watch::Receiver<State>, at: u64, end: Option<u64>)
                 None => {}
             }
             let ready = match end.or(now.total) {
-                Some(end) => now.written.min(end.saturating_sub(HELD_BACK)),
-                None => now.written.saturating_sub(HELD_BACK),
+                Some(end) => now.shown.min(end.saturating_sub(HELD_BACK)),
+                None => now.shown.saturating_sub(HELD_BACK),
             };
             if ready > at {
                 return Ready::Until(ready);
@@ -193,7 +218,8 @@ async fn readable(state: &mut watch::Receiver<State>, at: u64, end: Option<u64>)
 /// Reads up to [`Buffer::SIZE`] bytes at `at`: from the page cache without leaving the thread, else on
 /// a thread that may wait for the disk.
 async fn read(file: &Arc<File>, at: u64, end: u64) -> io::Result<Bytes> {
-    let len = usize::try_from(end - at).map_or(Buffer::SIZE, |left| left.min(Buffer::SIZE));
+    let left = end.saturating_sub(at);
+    let len = usize::try_from(left).map_or(Buffer::SIZE, |left| left.min(Buffer::SIZE));
     let mut buffer = Buffer::take();
     match rustix::io::preadv2(
         file,
@@ -223,3 +249,125 @@ async fn read(file: &Arc<File>, at: u64, end: u64) -> io::Result<Bytes> {
 
 /// Bytes.
 pub(super) const HELD_BACK: u64 = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::cache::origin::{FetchError, Fetched, Part};
+    use crate::oci::digest::Algorithm;
+    use crate::telemetry::metrics::Metrics;
+    use crate::wire::body;
+
+    /// Has all of a blob.
+    #[derive(Debug)]
+    struct Has(Bytes);
+
+    impl Origin for Has {
+        fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>> {
+            let bytes = self.0.slice(part.start as usize..);
+            let fetched = Fetched {
+                start: part.start,
+                total: Some(self.0.len() as u64),
+                body: body::full(bytes),
+            };
+            async move { Ok(fetched) }.boxed()
+        }
+
+        fn registry(&self) -> &str {
+            "r.test"
+        }
+
+        fn repository(&self) -> &str {
+            "app"
+        }
+    }
+
+    struct World {
+        blob: Bytes,
+        fresh: Arc<Fresh>,
+        state: watch::Sender<State>,
+        file: Arc<File>,
+    }
+
+    impl World {
+        /// A download of which nothing is in the file.
+        fn new() -> Self {
+            let blob: Bytes = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+            let state = State {
+                headed: true,
+                total: Some(blob.len() as u64),
+                ..State::default()
+            };
+            Self {
+                blob,
+                fresh: Arc::default(),
+                state: watch::Sender::new(state),
+                file: Arc::new(tempfile::tempfile().unwrap()),
+            }
+        }
+
+        fn came(&self, bytes: Bytes) {
+            let end = bytes.len() as u64;
+            self.fresh.push(0, bytes);
+            self.state.send_modify(|state| state.shown = end);
+        }
+
+        fn reader(&self) -> Reader {
+            Reader::following(
+                Digest::of(Algorithm::Sha256, &self.blob),
+                self.file.clone(),
+                self.fresh.clone(),
+                self.state.subscribe(),
+                0,
+                Some(self.blob.len() as u64),
+                Arc::new(Has(self.blob.clone())),
+                Follower::new(&Arc::new(AtomicUsize::new(0)), &Arc::new(Metrics::new())),
+            )
+        }
+    }
+
+    async fn rest(reader: &mut Reader) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while let Some(chunk) = reader.next().await? {
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_do_not_wait_for_the_disk_and_the_last_for_the_digest() {
+        let world = World::new();
+        let mut reader = world.reader();
+        world.came(world.blob.slice(..10_000));
+        assert_eq!(reader.next().await.unwrap().unwrap(), world.blob[..10_000]);
+        assert!(reader.next().now_or_never().is_none());
+        world.came(world.blob.clone());
+        let held = world.blob.len() - HELD_BACK as usize;
+        let more = reader.next().await.unwrap().unwrap();
+        assert_eq!(more, world.blob[10_000..held]);
+        assert!(reader.next().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_client_had_before_the_disk_gave_up_is_verified_with_the_rest() {
+        for wrong in [false, true] {
+            let world = World::new();
+            let mut reader = world.reader();
+            let mut begun = world.blob[..50_000].to_vec();
+            begun[7] ^= u8::from(wrong);
+            world.came(begun.into());
+            assert_eq!(reader.next().await.unwrap().unwrap().len(), 50_000);
+            let end = Some(End::Failed(Failure::NoRoom("the disk is full".into())));
+            world.state.send_modify(|state| state.end = end);
+            match rest(&mut reader).await {
+                Ok(rest) => assert!(!wrong && rest == world.blob[50_000..]),
+                Err(_) => assert!(wrong),
+            }
+        }
+    }
+}

@@ -38,6 +38,8 @@ pub(super) struct Lane {
 
 enum Step {
     Asking(BoxFuture<'static, Result<Fetched, FetchError>>),
+    /// The answer came while nobody could take it; `None` once somebody has.
+    Answered(Option<Result<Fetched, FetchError>>),
     Reading(Body),
     Resting(Pin<Box<Sleep>>),
 }
@@ -108,6 +110,22 @@ impl Lane {
         self.step = asking(source, Part { start, end });
     }
 
+    /// Waits for `other`, and asks meanwhile.
+    pub async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::pin!(other);
+        std::future::poll_fn(|cx| {
+            let done = other.as_mut().poll(cx);
+            if done.is_pending()
+                && let Step::Asking(answer) = &mut self.step
+                && let Poll::Ready(answer) = answer.as_mut().poll(cx)
+            {
+                self.step = Step::Answered(Some(answer));
+            }
+            done
+        })
+        .await
+    }
+
     /// Reads an answer that begins at `start`, which is not beyond [`Lane::at`].
     pub fn read(&mut self, start: u64, body: Body) {
         self.skip = self.at.saturating_sub(start);
@@ -144,6 +162,10 @@ impl Lane {
         loop {
             return Poll::Ready(match &mut self.step {
                 Step::Asking(answer) => Came::Answer(ready!(answer.as_mut().poll(cx))),
+                Step::Answered(answer) => match answer.take() {
+                    Some(answer) => Came::Answer(answer),
+                    None => return Poll::Pending,
+                },
                 Step::Resting(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
                     Came::Rested

@@ -39,6 +39,8 @@ pub(super) struct Leader<'a> {
     total: Option<u64>,
     /// While there is one connection, and much to come.
     pace: Option<Pace>,
+    /// There was never more than one: what comes goes on where the last bytes ended.
+    straight: bool,
     /// Bytes that wait for the disk, each chunk with its offset.
     queue: Vec<(u64, Bytes)>,
     queued: usize,
@@ -61,22 +63,22 @@ enum Event {
 // === impl Leader ===
 
 impl<'a> Leader<'a> {
-    /// Goes on behind what `spool` has.
+    /// Goes on behind what `spool` has; `first` asks for that.
     pub fn new(
         flight: &'a Flight,
         cache: &'a Cache,
         room: &'a mut Reservation,
         spool: Spool,
+        first: Lane,
     ) -> Self {
-        let (source, _) = flight.source(0);
-        let patience = Backoff::new(BEFORE_THE_HEAD);
         Self {
-            lanes: vec![Lane::open(spool.written(), patience, source)],
+            lanes: vec![first],
             first: 0,
             shares: Shares::default(),
             most: cache.connections_per_blob(),
             total: None,
             pace: None,
+            straight: true,
             queue: Vec::new(),
             queued: 0,
             spool: Some(spool),
@@ -85,6 +87,12 @@ impl<'a> Leader<'a> {
             cache,
             room,
         }
+    }
+
+    /// Asks for everything from `at` on.
+    pub fn first_lane(flight: &Flight, at: u64) -> Lane {
+        let (source, _) = flight.source(0);
+        Lane::open(at, Backoff::new(BEFORE_THE_HEAD), source)
     }
 
     /// Fetches until the whole blob is in the spool and verified.
@@ -233,6 +241,9 @@ impl<'a> Leader<'a> {
             }
             if !data.is_empty() {
                 self.queued += data.len();
+                if self.straight {
+                    self.flight.came(offset, data.clone());
+                }
                 self.queue.push((offset, data));
             }
             if is_full {
@@ -405,6 +416,9 @@ impl<'a> Leader<'a> {
             self.lanes[0].end = Some(own.end);
             self.shares = shares;
             self.pace = None;
+            // Two may bring the same bytes from here on, and those that are hashed are the ones that
+            // count: followers read the file.
+            self.straight = false;
             self.cache.metrics.splits.inc();
         }
     }
@@ -475,7 +489,7 @@ impl<'a> Leader<'a> {
         self.spool = Some(spool);
         result.map_err(no_room)?;
         if self.flight.is_headed() {
-            self.flight.change(|state| state.written = written);
+            self.flight.wrote(written);
         }
         Ok(())
     }

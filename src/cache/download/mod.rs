@@ -34,7 +34,16 @@ impl Cache {
         let mut room = parked.unwrap_or_else(|| self.space.reservation());
         let store = self.store.clone();
         let key = Key::blob(flight.digest());
-        let opened = blocking(move || store.spool(&key)).await;
+        let opening = blocking(move || store.spool(&key));
+        // What nobody has begun is asked for from its first byte on while its file is made.
+        let mut first = None;
+        let opened = match resumed {
+            true => opening.await,
+            false => {
+                let first = first.insert(Leader::first_lane(&flight, 0));
+                first.meanwhile(opening).await
+            }
+        };
         let result = match opened {
             Err(e) => Err((Failure::NoRoom(e.to_string()), None)),
             Ok(spool) if room.grow(spool.written()).await.is_err() => Err((
@@ -48,7 +57,11 @@ impl Cache {
                 if resumed && found > 0 {
                     info!(digest = %flight.digest(), at = found, "resuming a broken download");
                 }
-                Leader::new(&flight, &self, &mut room, spool).fetch().await
+                let first = first.filter(|_| found == 0);
+                let first = first.unwrap_or_else(|| Leader::first_lane(&flight, found));
+                Leader::new(&flight, &self, &mut room, spool, first)
+                    .fetch()
+                    .await
             }
         };
         match result {
@@ -74,12 +87,14 @@ impl Cache {
         flight.change(|state| {
             state.total = Some(size);
             state.written = size;
+            state.shown = size;
             state.end = Some(End::Verified);
         });
         let key = Key::blob(digest);
         if let Err(e) = self.keep(spool, &key, room, String::new()).await {
             warn!(%digest, error = %e, "a verified blob could not be kept");
         }
+        flight.forget_fresh();
         self.end_flight(digest);
         self.metrics.download_ended("verified");
         debug!(%digest, size, "downloaded");
