@@ -81,6 +81,7 @@ impl Cache {
         let (cache, digest) = (self.clone(), digest.clone());
         // In a task of its own: a client that leaves after its last byte has still pushed.
         let kept = tokio::spawn(async move {
+            cache.space.taken_out_is_forgotten().await;
             cache.index.set_member(member).await;
             let _turn = cache.turns.take(digest.to_string()).await;
             let Capture { upload, room } = capture;

@@ -430,14 +430,11 @@ impl Cache {
 
     /// The index knows an object whose file somebody else took away.
     async fn missed(&self, key: &Key) {
-        if self.flight(&key.digest).is_none() && self.is_gone(key) {
+        if self.flight(&key.digest).is_none()
+            && let Ok(true) = self.space.forget_if_gone(key).await
+        {
             warn!(digest = %key.digest, "a cached file is gone");
-            let _ = self.index.remove(vec![key.clone()]).await;
         }
-    }
-
-    fn is_gone(&self, key: &Key) -> bool {
-        matches!(self.store.since(key), Ok(None))
     }
 
     /// A process may have died with a download complete and not yet in place; `room` is what its bytes
@@ -479,6 +476,7 @@ impl Cache {
         room: Reservation,
         media_type: String,
     ) -> io::Result<()> {
+        self.space.taken_out_is_forgotten().await;
         let size = spool.written();
         let store = self.store.clone();
         let committed = tokio::task::spawn_blocking(move || spool.commit(&store))
@@ -489,9 +487,7 @@ impl Cache {
             Err(e) => {
                 drop(room);
                 // One that was fetched anew, because it could not be opened, was there until now.
-                let known =
-                    !self.is_gone(key) || self.index.remove(vec![key.clone()]).await.is_ok();
-                if known {
+                if self.space.forget_if_gone(key).await.is_ok() {
                     let _ = self.store.settle(key);
                 }
                 return Err(e);

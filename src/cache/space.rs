@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::index::{Index, on_disk};
+use super::index::{Index, IndexError, on_disk};
 use super::ledger::Ledger;
 use super::open::{OpenObjects, Removal};
 use crate::oci::digest::Digest;
@@ -58,6 +58,8 @@ pub struct Space {
     counted: watch::Sender<bool>,
     /// One at a time makes room.
     making_room: tokio::sync::Mutex<()>,
+    /// Held from the first file that is taken out until the index has forgotten them all.
+    taking_out: tokio::sync::Mutex<()>,
 }
 
 /// Room that is set aside; given back when dropped. [`Space`] keeps none: it would keep itself alive.
@@ -97,6 +99,7 @@ impl Space {
             metrics,
             parked: Mutex::default(),
             making_room: tokio::sync::Mutex::new(()),
+            taking_out: tokio::sync::Mutex::new(()),
         });
         space.report_bounds();
         space
@@ -342,13 +345,29 @@ impl Space {
             .ok()?
     }
 
-    /// First the files, out of everybody's way, and in the same breath the index: whoever downloads one
-    /// of them anew meets no late word about the old one.
+    /// Waits until the index has forgotten what is no more. Whoever makes something known comes after
+    /// that: it may be one of those, fetched anew, and would be forgotten with them.
+    pub(super) async fn taken_out_is_forgotten(&self) {
+        drop(self.taking_out.lock().await);
+    }
+
+    /// Makes the index forget an object whose file is gone; answers whether it is.
+    pub(super) async fn forget_if_gone(&self, key: &Key) -> Result<bool, IndexError> {
+        let _taking_out = self.taking_out.lock().await;
+        let gone = matches!(self.store.since(key), Ok(None));
+        if gone {
+            self.index.remove(vec![key.clone()]).await?;
+        }
+        Ok(gone)
+    }
+
+    /// First the files, out of everybody's way, then the index: see [`Space::taken_out_is_forgotten`].
     async fn take_out_now(
         &self,
         chosen: Vec<Key>,
         take: fn(&OpenObjects, &Store, &Key) -> io::Result<Removal>,
     ) -> Option<Gone> {
+        let taking_out = self.taking_out.lock().await;
         let mut going = Vec::new();
         let mut trash = Vec::new();
         for key in chosen {
@@ -371,12 +390,15 @@ impl Space {
         }
         let objects = trash.len() as u64;
         let removed = self.index.remove(going.clone()).await;
-        let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
-        // Where the index does not know, the marks stay for the next start.
-        let held = removed.ok()?;
-        for key in &going {
-            let _ = self.store.settle(key);
+        if removed.is_ok() {
+            // Where the index does not know, the marks stay for the next start.
+            for key in &going {
+                let _ = self.store.settle(key);
+            }
         }
+        drop(taking_out);
+        let _ = tokio::task::spawn_blocking(move || drop(trash)).await;
+        let held = removed.ok()?;
         Some(Gone {
             objects,
             bytes: held.bytes(),

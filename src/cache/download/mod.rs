@@ -79,6 +79,7 @@ impl Cache {
 
     async fn land(&self, flight: &Flight, spool: Spool, room: Reservation) {
         let (digest, size) = (flight.digest(), spool.written());
+        self.space.taken_out_is_forgotten().await;
         // The bytes are the blob's, so upstream has shown it in the repository it was asked through.
         self.index.set_member(flight.member().to_vec()).await;
         // Who has the last byte may find the blob here after a crash, and its membership with it.

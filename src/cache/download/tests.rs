@@ -21,6 +21,7 @@ use crate::cache::origin::{FetchError, Fetched, Origin, Part};
 use crate::cache::space::Bounds;
 use crate::cache::{Cache, CacheConfig};
 use crate::oci::digest::{Algorithm, Digest};
+use crate::store::Key;
 use crate::telemetry::metrics::Metrics;
 
 const MIB: u64 = 1 << 20;
@@ -485,6 +486,33 @@ async fn connections_beside_the_first_are_bounded_over_all_downloads() {
     assert!(taken.len() >= 8);
     world.pulled().await;
     assert_eq!(world.origin.asked(), [Part::from(0)]);
+}
+
+/// Its file goes long before the index hears of it: with that of many others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fetched_anew_while_it_is_taken_out_stays_known() {
+    let world = World::new(10, MIB, |_, _| Does::Well);
+    world.pulled().await;
+    let key = Key::blob(&world.digest);
+    let others = (0..20_000u32).map(|n| Digest::of(Algorithm::Sha256, &n.to_le_bytes()));
+    let others = others.map(|digest| Key::blob(&digest));
+    let chosen = std::iter::once(key.clone()).chain(others).collect();
+    let (space, index) = (world.cache.space.clone(), world.cache.index().clone());
+    let taking_out = tokio::spawn(async move { space.remove(chosen).await });
+    while world.cache.store.since(&key).unwrap().is_some() {
+        tokio::task::yield_now().await;
+    }
+    assert!(index.object(&key).is_some(), "the index was faster");
+    let member = [key.to_bytes(), b"here".to_vec()].concat();
+    let way = Arc::new(Way(world.origin.clone()));
+    let (flight, _) = world.cache.download(&world.digest, member.clone(), way);
+    flight.finished().await.unwrap();
+    taking_out.await.unwrap().unwrap();
+    world.settled().await;
+    assert!(index.member(&member), "where it is from is forgotten");
+    assert!(index.object(&key).is_some(), "it is forgotten");
+    assert!(world.cache.blob(&world.digest).await.is_some());
+    world.check_books();
 }
 
 fn open(dir: &Path) -> Arc<Cache> {
