@@ -1,0 +1,55 @@
+//! Where a registry is.
+
+use http::Uri;
+use http::uri::{self, Authority, PathAndQuery};
+
+use super::fault::{Fault, FaultKind};
+
+/// Where a registry is, and what its content is remembered under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Scheme, host and port the client asked for: the identity of what is cached through it.
+    pub id: String,
+    /// The registry's configured name, for metrics.
+    pub name: String,
+    pub scheme: uri::Scheme,
+    pub authority: Authority,
+    /// A path before `/v2/`, where the configured `url` has one.
+    pub prefix: String,
+    /// What the registry is called, for one that is asked at another address: it may be a gateway
+    /// that answers for several (the distribution spec's "Registry Proxying").
+    pub namespace: Option<String>,
+    /// `false`: nothing is ever sent there.
+    pub enabled: bool,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// The address of a path (with its query) at this endpoint, if it may be asked at all.
+    pub fn uri(&self, path_and_query: &str) -> Result<Uri, Fault> {
+        if !self.enabled {
+            return Err(Fault {
+                kind: FaultKind::Disabled,
+                message: format!(
+                    "{} is switched off (enabled = false): only what is cached is served",
+                    self.name
+                ),
+            });
+        }
+        let mut full = format!("{}{path_and_query}", self.prefix);
+        if let Some(namespace) = &self.namespace {
+            full.push_str(if full.contains('?') { "&ns=" } else { "?ns=" });
+            full.push_str(namespace);
+        }
+        let path = full
+            .parse::<PathAndQuery>()
+            .map_err(|e| Fault::nonsense(format!("the path {full} cannot be asked for: {e}")))?;
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
+            .map_err(|e| Fault::nonsense(e.to_string()))
+    }
+}
