@@ -8,6 +8,9 @@ mod denial;
 mod explain;
 mod guard;
 mod hosts;
+mod patterns;
+mod place;
+mod ports;
 mod registry;
 mod rules;
 mod token_host;
@@ -23,9 +26,10 @@ pub use self::guard::{AddressGuard, Refused};
 pub use self::hosts::{
     Constraint, Host, HostError, HostPattern, PatternError, Target, TargetError,
 };
-pub use self::registry::{
-    AuthMode, GlobError, Patterns, Ports, Push, Registry, RegistryConfig, TagTtl,
-};
+pub use self::patterns::{GlobError, Patterns, TagTtl};
+use self::place::{Place, places, token_places};
+pub use self::ports::Ports;
+pub use self::registry::{AuthMode, Push, Registry, RegistryConfig};
 use self::rules::Fit;
 pub use self::rules::{Fallback, PolicyConfig, RuleAction, RuleConfig, Via};
 pub use self::token_host::{TokenHost, TokenHostError};
@@ -362,62 +366,6 @@ pub fn shared_port(one: &RegistryConfig, other: &RegistryConfig) -> Option<u16> 
     }
     let ports = |entry: &RegistryConfig| Ports::of(entry.ports.clone(), row(entry));
     ports(one).shared(&ports(other))
-}
-
-// === helpers ===
-
-/// Hosts of a registry, and what they do for it.
-#[derive(Debug)]
-struct Place {
-    pattern: HostPattern,
-    ports: Ports,
-    site: Arc<Site>,
-}
-
-fn places(registry: &Arc<Registry>, row: Option<&Known>) -> Vec<Place> {
-    let search = |host: &HostPattern| row.is_some_and(|row| row.search.contains(&host.as_str()));
-    let place = |host: &HostPattern| {
-        let role = match search(host) {
-            true => Role::Search,
-            false => Role::Registry,
-        };
-        place(host.clone(), registry.ports.clone(), registry, role)
-    };
-    registry.hosts.iter().map(place).collect()
-}
-
-fn token_places(registry: &Arc<Registry>, row: Option<&Known>) -> Vec<Place> {
-    let known = row.map_or(&[][..], |row| row.auth);
-    let known = known.iter().filter_map(|(host, path_prefix)| {
-        let role = Role::Auth {
-            path_prefix: path_prefix.map(Arc::from),
-        };
-        let ports = Ports::new(Vec::new(), true);
-        Some(place(host.parse().ok()?, ports, registry, role))
-    });
-    let configured = registry.token_hosts.iter().map(|token_host| {
-        let role = Role::Auth {
-            path_prefix: token_host.path.clone(),
-        };
-        let ports = Ports::new(
-            token_host.port.into_iter().collect(),
-            token_host.port.is_none(),
-        );
-        place(token_host.host.clone(), ports, registry, role)
-    });
-    configured.chain(known).collect()
-}
-
-fn place(pattern: HostPattern, ports: Ports, registry: &Arc<Registry>, role: Role) -> Place {
-    let site = Arc::new(Site {
-        registry: Arc::clone(registry),
-        role,
-    });
-    Place {
-        pattern,
-        ports,
-        site,
-    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,13 @@
-//! Host names, targets and the patterns that name sets of hosts.
-//!
-//! Everything is parsed once, at the edge: a [`Host`] is known to be a DNS name or a complete IP
-//! address, in lower case and without a trailing dot, so nothing further in has to wonder.
+//! The patterns that name sets of hosts.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-/// A DNS name or an IP address, checked, in lower case, without a trailing dot or brackets.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Host {
-    text: Arc<str>,
-    ip: Option<IpAddr>,
-}
-
-/// What a client asks to be connected to: `host:port`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    pub host: Host,
-    /// Never 0.
-    pub port: u16,
-}
+use super::{Host, HostError, Target, check_name, parse_ip, shown};
 
 /// One line of a host list.
 ///
@@ -42,44 +26,23 @@ pub struct HostPattern {
     kind: Kind,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Any,
+    Ip(IpAddr),
+    /// `open`: one or more labels of any text stand before `labels`.
+    Name {
+        open: bool,
+        labels: Vec<Box<str>>,
+    },
+}
+
 /// What a CA must be allowed to sign so that it can answer for a pattern's hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Constraint {
     /// A DNS subtree: the name and all that is below it.
     Dns(String),
     Ip(IpAddr),
-}
-
-/// Why a text is no [`Host`].
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum HostError {
-    #[error("a host name must not be empty")]
-    Empty,
-    #[error("{0:?} is longer than a host name may be (253 characters, 63 between two dots)")]
-    TooLong(String),
-    #[error("{0:?} has an empty part between two dots")]
-    EmptyLabel(String),
-    #[error(
-        "{host:?} is not a host name: {found:?} may not stand in one (letters, digits, `-`, `_` and dots may)"
-    )]
-    Character { host: String, found: char },
-    #[error("{0:?} is not a host name: no part of it may begin or end with `-`")]
-    Hyphen(String),
-    #[error("{0:?} is neither a host name nor a complete IP address")]
-    Numeric(String),
-    #[error("{0:?} is not an IPv6 address")]
-    Ipv6(String),
-}
-
-/// Why a text is no [`Target`].
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum TargetError {
-    #[error("{0:?} names no port; say host:port, for example registry.example:443")]
-    NoPort(String),
-    #[error("{0:?} is not a port (1 to 65535)")]
-    Port(String),
-    #[error(transparent)]
-    Host(#[from] HostError),
 }
 
 /// Why a text is no [`HostPattern`].
@@ -101,109 +64,7 @@ pub enum PatternError {
     Host(#[from] HostError),
 }
 
-// === impl Host ===
-
-impl Host {
-    /// The name or address as text: lower case, no brackets, no trailing dot.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.ip
-    }
-}
-
-impl FromStr for Host {
-    type Err = HostError;
-
-    fn from_str(text: &str) -> Result<Self, HostError> {
-        if let Some(ip) = parse_ip(text)? {
-            return Ok(Self::from(ip));
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        check_name(name, false)?;
-        // `127.1` and `0x7f000001` are addresses to some resolvers and names to none.
-        let last = name.rsplit('.').next().unwrap_or(name);
-        let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
-        if last.bytes().all(|b| b.is_ascii_digit())
-            || hex.is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
-        {
-            return Err(HostError::Numeric(shown(text)));
-        }
-        Ok(Self {
-            text: name.to_ascii_lowercase().into(),
-            ip: None,
-        })
-    }
-}
-
-impl From<IpAddr> for Host {
-    fn from(ip: IpAddr) -> Self {
-        Self {
-            text: ip.to_string().into(),
-            ip: Some(ip),
-        }
-    }
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-// === impl Target ===
-
-impl Target {
-    pub fn new(host: Host, port: u16) -> Self {
-        Self { host, port }
-    }
-}
-
-impl FromStr for Target {
-    type Err = TargetError;
-
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        let (host, port) = match text.rsplit_once(':') {
-            // The last colon of `[::1]` or of a bare IPv6 address is no port's.
-            Some((host, port))
-                if !port.contains(']') && (host.ends_with(']') || !host.contains(':')) =>
-            {
-                (host, port)
-            }
-            _ => return Err(TargetError::NoPort(shown(text))),
-        };
-        let number = match port.bytes().all(|b| b.is_ascii_digit()) {
-            true => port.parse::<u16>().ok().filter(|port| *port != 0),
-            false => None,
-        };
-        let port = number.ok_or_else(|| TargetError::Port(shown(port)))?;
-        Ok(Self::new(host.parse()?, port))
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.ip {
-            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
-            _ => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 // === impl HostPattern ===
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    Any,
-    Ip(IpAddr),
-    /// `open`: one or more labels of any text stand before `labels`.
-    Name {
-        open: bool,
-        labels: Vec<Box<str>>,
-    },
-}
 
 impl HostPattern {
     /// Whether `host` (any case, brackets and a trailing dot allowed) is one of the pattern's.
@@ -319,50 +180,6 @@ impl fmt::Display for HostPattern {
 
 // === helpers ===
 
-/// An IP address, with or without brackets when it is IPv6; `None` when the text looks like a name.
-fn parse_ip(text: &str) -> Result<Option<IpAddr>, HostError> {
-    if let Some(inner) = text.strip_prefix('[') {
-        let ip = inner
-            .strip_suffix(']')
-            .and_then(|ip| ip.parse::<Ipv6Addr>().ok());
-        return match ip {
-            Some(ip) => Ok(Some(IpAddr::V6(ip))),
-            None => Err(HostError::Ipv6(shown(text))),
-        };
-    }
-    match text.parse::<IpAddr>() {
-        Ok(ip) => Ok(Some(ip)),
-        Err(_) if text.matches(':').count() > 1 => Err(HostError::Ipv6(shown(text))),
-        Err(_) => Ok(None),
-    }
-}
-
-fn check_name(name: &str, wildcards: bool) -> Result<(), HostError> {
-    if name.is_empty() {
-        return Err(HostError::Empty);
-    }
-    if name.len() > 253 || name.split('.').any(|label| label.len() > 63) {
-        return Err(HostError::TooLong(shown(name)));
-    }
-    let odd =
-        |c: &char| !(c.is_ascii_alphanumeric() || "-_.".contains(*c) || (wildcards && *c == '*'));
-    if let Some(found) = name.chars().find(odd) {
-        return Err(HostError::Character {
-            host: shown(name),
-            found,
-        });
-    }
-    for label in name.split('.') {
-        if label.is_empty() {
-            return Err(HostError::EmptyLabel(shown(name)));
-        }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err(HostError::Hyphen(shown(name)));
-        }
-    }
-    Ok(())
-}
-
 /// `*` in `pattern` stands for any characters of one label, none included.
 fn label_matches(pattern: &str, label: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else {
@@ -382,11 +199,6 @@ fn label_matches(pattern: &str, label: &str) -> bool {
         }
     }
     true
-}
-
-/// Text of a stranger, cut to what an error should carry.
-fn shown(text: &str) -> String {
-    text.chars().take(128).collect()
 }
 
 #[cfg(test)]
@@ -498,66 +310,7 @@ mod tests {
         assert_eq!(pattern("*").exact(), None);
     }
 
-    #[test]
-    fn a_host_is_a_name_or_a_whole_address() {
-        let host = |text: &str| text.parse::<Host>();
-        assert_eq!(
-            host("Registry-1.Docker.IO.").unwrap().as_str(),
-            "registry-1.docker.io"
-        );
-        assert_eq!(host("[::1]").unwrap().as_str(), "::1");
-        assert_eq!(host("my_registry").unwrap().as_str(), "my_registry");
-        assert!(matches!(host("127.1"), Err(HostError::Numeric(_))));
-        assert!(matches!(host("0x7f000001"), Err(HostError::Numeric(_))));
-        assert!(matches!(host("fe80::1%eth0"), Err(HostError::Ipv6(_))));
-        assert!(matches!(
-            host("user@host"),
-            Err(HostError::Character { found: '@', .. })
-        ));
-        assert!(matches!(
-            host("a b"),
-            Err(HostError::Character { found: ' ', .. })
-        ));
-        assert!(matches!(
-            host("größe.example"),
-            Err(HostError::Character { .. })
-        ));
-        assert!(matches!(host("-a.example"), Err(HostError::Hyphen(_))));
-        assert!(matches!(host("."), Err(HostError::Empty)));
-        assert!(matches!(host(&"a".repeat(64)), Err(HostError::TooLong(_))));
-        assert!(matches!(
-            host(&"a.".repeat(140)),
-            Err(HostError::TooLong(_))
-        ));
-    }
-
-    #[test]
-    fn a_target_is_a_host_and_a_port() {
-        let target = |text: &str| text.parse::<Target>();
-        assert_eq!(target("Ghcr.IO:443").unwrap().to_string(), "ghcr.io:443");
-        assert_eq!(target("[::1]:8443").unwrap().to_string(), "[::1]:8443");
-        assert_eq!(target("[::1]:8443").unwrap().port, 8443);
-        for text in ["ghcr.io", "[::1]", "::1", "fd00::1:443", ""] {
-            assert!(
-                matches!(target(text), Err(TargetError::NoPort(_))),
-                "{text}"
-            );
-        }
-        for text in ["a:0", "a:65536", "a:+80", "a:", "a:https"] {
-            assert!(matches!(target(text), Err(TargetError::Port(_))), "{text}");
-        }
-        assert!(matches!(target(":443"), Err(TargetError::Host(_))));
-    }
-
     proptest! {
-        #[test]
-        fn parsing_never_panics(text in "\\PC{0,40}") {
-            let _ = text.parse::<HostPattern>();
-            let _ = text.parse::<Host>();
-            let _ = text.parse::<Target>();
-            prop_assert!(!pattern("registry.example").matches(&text) || text.to_lowercase().starts_with("registry"));
-        }
-
         #[test]
         fn whatever_a_pattern_matches_its_constraint_covers(
             pattern in "(\\*\\.)?[a-c*]{1,3}(\\.[a-c*]{1,3}){0,3}\\.(io|com)",
@@ -571,13 +324,6 @@ mod tests {
                 let below = format!(".{}", tail);
                 prop_assert!(host == tail || host.ends_with(&below));
             }
-        }
-
-        #[test]
-        fn a_host_prints_what_it_was_parsed_from(host in "[a-z][a-z0-9]{0,5}(\\.[a-z]{1,5}){0,4}") {
-            let parsed: Host = host.parse().unwrap();
-            prop_assert_eq!(parsed.as_str(), host.as_str());
-            prop_assert!(host.parse::<HostPattern>().unwrap().covers(&parsed));
         }
 
         #[test]
