@@ -15,6 +15,7 @@
 //! from `partial/`. The mark is made before and goes after the index knows the object, so that the next
 //! start finds what a crash kept from the index without walking the tree.
 
+mod key;
 mod spool;
 mod upload;
 
@@ -27,24 +28,11 @@ use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 
+pub use self::key::{Key, Kind};
 pub use self::spool::{Committed, Mismatch, Spool};
 use self::spool::{PREFIX, cut_to_prefix, prefix_path};
 pub use self::upload::Upload;
 use crate::oci::digest::{Algorithm, Digest, Hasher};
-
-/// What an object is, and so which folder holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    Blob,
-    Manifest,
-}
-
-/// An object's name in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    pub kind: Kind,
-    pub digest: Digest,
-}
 
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -94,72 +82,6 @@ impl Drop for Trash {
     fn drop(&mut self) {
         // What stays is removed at the next start.
         let _ = fs::remove_file(&self.0);
-    }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    const ALL: [Self; 2] = [Self::Blob, Self::Manifest];
-
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Blob => "blobs",
-            Self::Manifest => "manifests",
-        }
-    }
-}
-
-// === impl Key ===
-
-impl Key {
-    pub fn blob(digest: &Digest) -> Self {
-        Self {
-            kind: Kind::Blob,
-            digest: digest.clone(),
-        }
-    }
-
-    pub fn manifest(digest: &Digest) -> Self {
-        Self {
-            kind: Kind::Manifest,
-            digest: digest.clone(),
-        }
-    }
-
-    /// A compact form for the index: kind, algorithm, raw digest.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![
-            match self.kind {
-                Kind::Blob => b'b',
-                Kind::Manifest => b'm',
-            },
-            match self.digest.algorithm() {
-                Algorithm::Sha256 => 2,
-                Algorithm::Sha512 => 5,
-            },
-        ];
-        out.extend(self.digest.raw());
-        out
-    }
-
-    /// The inverse of [`Key::to_bytes`]; `None` for anything else.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (head, raw) = bytes.split_at_checked(2)?;
-        let kind = match head[0] {
-            b'b' => Kind::Blob,
-            b'm' => Kind::Manifest,
-            _ => return None,
-        };
-        let algorithm = match head[1] {
-            2 => Algorithm::Sha256,
-            5 => Algorithm::Sha512,
-            _ => return None,
-        };
-        Some(Self {
-            kind,
-            digest: Digest::from_raw(algorithm, raw)?,
-        })
     }
 }
 
@@ -410,6 +332,13 @@ fn process(holder: Option<u32>) -> String {
 const MARK: &str = ".done";
 const TRASH: &str = ".trash";
 
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 fn parse_partial_name(name: &str) -> Option<Key> {
     let (folder, rest) = name.split_once('-')?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.folder() == folder)?;
@@ -418,142 +347,5 @@ fn parse_partial_name(name: &str) -> Option<Key> {
     Some(Key { kind, digest })
 }
 
-fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn digest_of(bytes: &[u8]) -> Digest {
-        Digest::of(Algorithm::Sha256, bytes)
-    }
-
-    #[test]
-    fn nothing_is_readable_under_its_digest_before_the_commit() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let digest = digest_of(b"hello");
-        let key = Key::blob(&digest);
-        let mut spool = store.spool(&Key::blob(&digest)).unwrap();
-        spool.append(&["hello".into()]).unwrap();
-        assert!(store.open_object(&key).unwrap().is_none());
-        spool.verify().unwrap();
-        let committed = spool.commit(&store).unwrap();
-        assert_eq!(store.open_object(&key).unwrap().unwrap().1, 5);
-        assert_eq!(store.partials().unwrap().len(), 1);
-        assert_eq!(store.partials().unwrap()[0].left, Left::Placed);
-        committed.settle();
-        assert!(store.partials().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_spool_goes_on_where_a_dead_process_stopped() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let digest = digest_of(b"hello world");
-        let mut first = store.spool(&Key::blob(&digest)).unwrap();
-        first.append(&["hello ".into()]).unwrap();
-        drop(first);
-        let mut second = store.spool(&Key::blob(&digest)).unwrap();
-        assert_eq!(second.written(), 6);
-        second.append(&["world".into()]).unwrap();
-        second.verify().unwrap();
-    }
-
-    #[test]
-    fn bytes_in_any_order_are_hashed_in_their_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let key = Key::blob(&digest_of(b"abcdefghij"));
-        let mut spool = store.spool(&key).unwrap();
-        spool
-            .take(&[(4, "ef".into()), (8, "ij".into()), (0, "ab".into())])
-            .unwrap();
-        assert_eq!((spool.written(), spool.held()), (2, 6));
-        // Some bytes come twice, across the edges of what is here.
-        spool
-            .take(&[(1, "bcde".into()), (5, "fgh".into())])
-            .unwrap();
-        assert_eq!((spool.written(), spool.held()), (10, 10));
-        spool.verify().unwrap();
-        spool.commit(&store).unwrap().settle();
-        assert!(store.partials().unwrap().is_empty());
-        assert_eq!(store.verify(&key).unwrap(), Some(10));
-    }
-
-    #[test]
-    fn a_spool_with_gaps_is_cut_to_what_counts_by_the_next_process() {
-        for by_listing in [false, true] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(dir.path()).unwrap();
-            let key = Key::blob(&digest_of(b"hello world"));
-            let mut first = store.spool(&key).unwrap();
-            first.take(&[(8, "rld".into()), (0, "hel".into())]).unwrap();
-            drop(first);
-            if by_listing {
-                let listed = store.partials().unwrap();
-                assert_eq!((listed.len(), listed[0].left), (1, Left::Broken(3)));
-            }
-            let mut second = store.spool(&key).unwrap();
-            assert_eq!(second.written(), 3);
-            second.take(&[(3, "lo world".into())]).unwrap();
-            second.verify().unwrap();
-            second.discard();
-            assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
-        }
-    }
-
-    #[test]
-    fn what_is_beyond_a_gap_can_be_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let key = Key::blob(&digest_of(b"hello"));
-        let mut spool = store.spool(&key).unwrap();
-        spool.take(&[(4, "o".into()), (0, "he".into())]).unwrap();
-        spool.drop_ahead().unwrap();
-        assert_eq!((spool.written(), spool.held()), (2, 2));
-        assert_eq!(spool.file().metadata().unwrap().len(), 2);
-        spool.take(&[(2, "llo".into())]).unwrap();
-        spool.verify().unwrap();
-    }
-
-    #[test]
-    fn wrong_bytes_do_not_verify() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let digest = digest_of(b"right");
-        let mut spool = store.spool(&Key::blob(&digest)).unwrap();
-        spool.append(&["wrong".into()]).unwrap();
-        let mismatch = spool.verify().unwrap_err();
-        assert_eq!(mismatch.actual, digest_of(b"wrong"));
-        spool.discard();
-        assert!(store.partials().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_directory_serves_one_process() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Store::open(dir.path()).unwrap();
-        let refused = Store::open(dir.path()).unwrap_err();
-        let own = format!("(process {})", std::process::id());
-        assert!(refused.to_string().contains(&own), "{refused}");
-        drop(first);
-        Store::open(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn keys_survive_the_index() {
-        for key in [
-            Key::blob(&digest_of(b"a")),
-            Key::manifest(&Digest::of(Algorithm::Sha512, b"b")),
-        ] {
-            assert_eq!(Key::from_bytes(&key.to_bytes()), Some(key));
-        }
-        assert_eq!(Key::from_bytes(b"x"), None);
-    }
-}
+mod tests;
