@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use super::super::access::Outcome;
-use super::{RegistryLabels, RequestLabels};
+use super::labels::{RegistryLabels, RequestLabels};
 
 /// The requests of one registry, by outcome.
 #[derive(Debug, Default)]

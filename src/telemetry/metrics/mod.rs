@@ -1,5 +1,7 @@
-//! Every metric, named and explained here and nowhere else.
+//! What is counted, and who counts it.
 
+mod labels;
+mod names;
 mod process;
 mod runtime;
 mod tally;
@@ -10,14 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
+use self::labels::{
+    EntryLabels, ListenerLabels, OutcomeLabels, RegistryLabels, RequestLabels, ResultLabels,
+    UpstreamLabels,
+};
 use self::process::Process;
 use self::runtime::Runtime;
 pub use self::tally::Tally;
@@ -73,43 +78,6 @@ pub struct Metrics {
     prefetch_failures: Family<EntryLabels, Counter>,
     prefetch_last_success: Family<EntryLabels, Gauge>,
     spans: Family<ResultLabels, Counter>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    registry: String,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OutcomeLabels {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct UpstreamLabels {
-    registry: String,
-    result: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RegistryLabels {
-    registry: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ListenerLabels {
-    listener: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ResultLabels {
-    result: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct EntryLabels {
-    entry: u64,
 }
 
 // === impl Metrics ===
@@ -171,188 +139,8 @@ impl Metrics {
             spans: Family::default(),
             registry: Registry::default(),
         };
-        let r = registry;
-        r.register(
-            "requests",
-            "Requests answered, by registry and by outcome (hit, follow, miss, revalidated, stale, relay, tunnel, denied, error)",
-            metrics.requests.clone(),
-        );
-        r.register(
-            "pulls",
-            "Images that clients were given: GETs answered with the manifest of an image, not of an index",
-            metrics.pulls.clone(),
-        );
-        r.register_with_unit(
-            "served",
-            "Body bytes sent to clients, by outcome",
-            Unit::Bytes,
-            served,
-        );
-        r.register(
-            "upstream_requests",
-            "Requests sent to registries, by registry and by result (a status class, 429, timeout or unreachable)",
-            metrics.upstream_requests.clone(),
-        );
-        r.register_with_unit(
-            "upstream_response",
-            "Time until a registry's response head",
-            Unit::Seconds,
-            metrics.upstream_seconds.clone(),
-        );
-        r.register_with_unit(
-            "upstream_received",
-            "Blob bytes received from upstream",
-            Unit::Bytes,
-            metrics.upstream_bytes.clone(),
-        );
-        r.register(
-            "downloads",
-            "Blob downloads that ended, by result (verified, mismatch, broken, refused, no_room)",
-            metrics.downloads.clone(),
-        );
-        r.register(
-            "downloads_active",
-            "Blob downloads under way",
-            metrics.downloads_active.clone(),
-        );
-        r.register(
-            "download_retries",
-            "Times a download was tried again or resumed after a break",
-            metrics.resumes.clone(),
-        );
-        r.register(
-            "download_splits",
-            "Downloads that went on over several connections because one was slow",
-            metrics.splits.clone(),
-        );
-        r.register(
-            "lookahead_downloads",
-            "Blob downloads begun because a manifest passed, before a client asked",
-            metrics.lookaheads.clone(),
-        );
-        r.register(
-            "followers",
-            "Clients that read along with a blob download now",
-            metrics.followers.clone(),
-        );
-        r.register(
-            "evictions",
-            "Objects removed to make room",
-            metrics.evictions.clone(),
-        );
-        r.register_with_unit(
-            "evicted",
-            "Bytes removed to make room",
-            Unit::Bytes,
-            metrics.evicted_bytes.clone(),
-        );
-        r.register_with_unit(
-            "cache_used",
-            "What objects, downloads and the index take on disk",
-            Unit::Bytes,
-            metrics.cache_bytes.clone(),
-        );
-        r.register_with_unit(
-            "cache_max",
-            "The bound of cache.max_size",
-            Unit::Bytes,
-            metrics.cache_max_bytes.clone(),
-        );
-        r.register(
-            "connections",
-            "Client connections open now",
-            metrics.connections.clone(),
-        );
-        r.register(
-            "connections_accepted",
-            "Client connections taken, by listener (proxy, proxy_tls)",
-            metrics.connections_accepted.clone(),
-        );
-        r.register(
-            "connections_refused",
-            "Client connections closed because limits.connections_per_client was reached",
-            metrics.connections_refused.clone(),
-        );
-        r.register(
-            "handshakes",
-            "TLS handshakes with clients, by result (ok, failed)",
-            metrics.handshakes.clone(),
-        );
-        r.register(
-            "leaves_minted",
-            "Certificates signed for hosts",
-            metrics.leaves_minted.clone(),
-        );
-        r.register("tunnels", "Tunnels open now", metrics.tunnels.clone());
-        r.register_with_unit(
-            "tunnel",
-            "Bytes through tunnels, both directions",
-            Unit::Bytes,
-            metrics.tunnel_bytes.clone(),
-        );
-        r.register(
-            "rate_limit",
-            "Pulls a registry says it allows (ratelimit-limit)",
-            metrics.rate_limit.clone(),
-        );
-        r.register(
-            "rate_limit_remaining",
-            "Pulls a registry says are left (ratelimit-remaining)",
-            metrics.rate_limit_remaining.clone(),
-        );
-        r.register(
-            "grants",
-            "Proofs of access that an upstream gave",
-            metrics.grants.clone(),
-        );
-        r.register(
-            "refusals",
-            "Cached content withheld because upstream refused this caller",
-            metrics.refusals.clone(),
-        );
-        r.register(
-            "logins_refused",
-            "Times a registry refused the gateway's own login",
-            metrics.logins_refused.clone(),
-        );
-        r.register(
-            "password_checks",
-            "Passwords of proxy users checked against policy.users_file, by result (right, wrong, busy); those remembered are not checked again",
-            metrics.password_checks.clone(),
-        );
-        r.register(
-            "config_reloads",
-            "Times the configuration was read anew, by result (taken, refused)",
-            metrics.reloads.clone(),
-        );
-        r.register(
-            "config_last_reload_success",
-            "1 if the configuration was taken when it was last read, 0 if it was refused and the one before is in force",
-            metrics.reload_success.clone(),
-        );
-        r.register_with_unit(
-            "config_last_reload_timestamp",
-            "When the configuration that is in force was read, since the epoch",
-            Unit::Seconds,
-            metrics.reload_time.clone(),
-        );
+        metrics.register(registry, served);
         metrics.in_force_since_now();
-        r.register(
-            "prefetch_failures",
-            "Times an image of a [[prefetch]] entry could not be pulled, by the entry's number",
-            metrics.prefetch_failures.clone(),
-        );
-        r.register_with_unit(
-            "prefetch_last_success_timestamp",
-            "When all images of a [[prefetch]] entry were last pulled, by the entry's number, since the epoch",
-            Unit::Seconds,
-            metrics.prefetch_last_success.clone(),
-        );
-        r.register(
-            "spans",
-            "Spans for the collector of log.otlp, by result (sent, lost)",
-            metrics.spans.clone(),
-        );
         metrics.begin_at_zero();
         Self {
             registry: all,
@@ -581,102 +369,4 @@ impl Default for Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use super::*;
-
-    /// Type, labels, help.
-    type Described = (String, String, String);
-
-    #[tokio::test]
-    async fn the_readme_lists_every_metric_as_it_is() {
-        assert_eq!(listed(include_str!("../../README.md")), exposed(&used()));
-    }
-
-    #[test]
-    fn counters_with_few_labels_are_there_before_the_first_event() {
-        let text = Metrics::new().encode();
-        for sample in [
-            "pierhead_served_bytes_total{outcome=\"hit\"} 0",
-            "pierhead_downloads_total{result=\"mismatch\"} 0",
-            "pierhead_handshakes_total{result=\"failed\"} 0",
-            "pierhead_connections_accepted_total{listener=\"proxy_tls\"} 0",
-            "pierhead_leaves_minted_total 0",
-        ] {
-            assert!(text.contains(sample), "{sample} is missing:\n{text}");
-        }
-    }
-
-    /// Metrics with everything counted once, so that all labels are seen.
-    fn used() -> Metrics {
-        let metrics = Metrics::new();
-        metrics.request(&metrics.tally("ghcr.io"), Outcome::Hit, 1);
-        metrics.pulled(&metrics.tally("ghcr.io"));
-        metrics.upstream_request("ghcr.io", "2xx", 0.1);
-        metrics.rate_limit("ghcr.io", 100);
-        metrics.rate_limit_remaining("ghcr.io", 76);
-        metrics.login_refused("ghcr.io");
-        metrics.reloaded(true);
-        metrics.prefetch_failed(1);
-        metrics.prefetched(1, 1);
-        metrics
-    }
-
-    fn exposed(metrics: &Metrics) -> BTreeMap<String, Described> {
-        let text = metrics.encode();
-        let mut found = BTreeMap::new();
-        for line in text.lines() {
-            let Some((name, kind)) = line
-                .strip_prefix("# TYPE ")
-                .and_then(|rest| rest.split_once(' '))
-            else {
-                continue;
-            };
-            let help = format!("# HELP {name} ");
-            let help = text.lines().find_map(|line| line.strip_prefix(&*help));
-            let suffix = match kind {
-                "counter" => "_total",
-                "info" => "_info",
-                _ => "",
-            };
-            let mut labels = BTreeSet::new();
-            let mut samples = 0;
-            for line in text.lines().filter(|line| !line.starts_with('#')) {
-                let Some(rest) = line.strip_prefix(name) else {
-                    continue;
-                };
-                let (tail, set) = rest.split_once('{').unwrap_or((rest, ""));
-                let tail = tail.split(' ').next().unwrap();
-                let histogram =
-                    kind == "histogram" && matches!(tail, "_bucket" | "_sum" | "_count");
-                if tail != suffix && !histogram {
-                    continue;
-                }
-                samples += 1;
-                let set = set.split('}').next().unwrap();
-                let names = set.split(',').filter_map(|pair| pair.split_once('='));
-                labels.extend(names.map(|(name, _)| name).filter(|name| *name != "le"));
-            }
-            assert!(samples > 0, "{name} has no sample: count it once in `used`");
-            let labels: Vec<&str> = labels.into_iter().collect();
-            let help = help.unwrap().trim_end_matches('.').to_owned();
-            let described = (kind.to_owned(), labels.join(", "), help);
-            found.insert(format!("{name}{suffix}"), described);
-        }
-        found
-    }
-
-    fn listed(readme: &str) -> BTreeMap<String, Described> {
-        let rows = readme.lines().filter_map(|line| {
-            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let name = cells.get(1)?.strip_prefix('`')?.strip_suffix('`')?;
-            let ours = name.starts_with("pierhead_") || name.starts_with("process_");
-            (ours && cells.len() == 6).then(|| {
-                let described = (cells[2].into(), cells[3].into(), cells[4].into());
-                (name.to_owned(), described)
-            })
-        });
-        rows.collect()
-    }
-}
+mod tests;
