@@ -1,8 +1,9 @@
 //! The configuration read anew while the gateway runs. All of it is built before any of it counts: a
 //! file that is wrong anywhere changes nothing.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+mod prepare;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,20 +12,17 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::parts::{self, Unusable};
+use self::prepare::{Prepared, prepare};
+use super::parts;
 use super::rooms::Rooms;
 use super::service;
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
 use crate::connect::{Gateway, Live};
 use crate::listen::Clients;
-use crate::policy::Policy;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::Authority;
-use crate::upstream::Way;
-use crate::upstream::credentials::Credentials;
-use crate::users::{Fresh, Users};
+use crate::users::Users;
 use crate::warm::{PrefetchConfig, Warm};
 use crate::wire::pace::Patience;
 
@@ -87,17 +85,6 @@ struct Turn {
     warming: Vec<(PrefetchConfig, AbortOnDropHandle<()>)>,
     /// Registries that were switched since the file was read.
     switched: BTreeMap<String, bool>,
-}
-
-/// All that may fail has not.
-struct Prepared {
-    config: Config,
-    live: Live,
-    users: Option<Fresh>,
-    admins: (Arc<Users>, Option<Fresh>),
-    way: Option<Way>,
-    authority: Option<Authority>,
-    report: Report,
 }
 
 // === impl Reloader ===
@@ -292,199 +279,5 @@ fn follow(users: Arc<Users>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(users.follow()))
 }
 
-/// Builds everything that `running` cannot keep. Blocking. What is written, the CA's certificate, comes
-/// last.
-fn prepare(
-    running: &Config,
-    gateway: &Gateway,
-    admins: &Arc<Users>,
-) -> Result<Prepared, ReloadError> {
-    let written = running.load_again()?;
-    let changes = running.changes(&written);
-    let (needs_restart, changed): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|change| change.needs_restart);
-    let mut report = Report {
-        changed: changed.into_iter().map(|change| change.key).collect(),
-        needs_restart: needs_restart.into_iter().map(|change| change.key).collect(),
-        warnings: written.warnings.clone(),
-    };
-    let config = written.as_far_as_reloadable(running);
-    let before = gateway.live.load_full();
-
-    let policy = Policy::new(
-        config.policy.clone(),
-        config.registries.clone(),
-        config.builtin_registries,
-    );
-    let (way, warnings) = way(running, &config, &policy, gateway)?;
-    report.warnings.extend(warnings);
-    let (users, fresh) = users(&before.users, config.users_file.as_deref(), gateway)?;
-    let admins = self::users(admins, config.admin_users_file.as_deref(), gateway)?;
-    match &fresh {
-        Some(fresh) => report
-            .warnings
-            .extend(parts::strangers(&config, |user| fresh.knows(user))),
-        None => report
-            .warnings
-            .extend(parts::strangers(&config, |user| users.knows(user))),
-    }
-    let robots = kept(parts::robots(&config, &policy), &before.rules.robots);
-
-    let authority = authority(&config, &policy, gateway, &mut report)?;
-    Ok(Prepared {
-        live: Live {
-            rules: Arc::new(parts::rules(&config, robots)),
-            policy: Arc::new(policy),
-            users,
-            client_idle: config.limits.client_idle,
-        },
-        config,
-        users: fresh,
-        admins,
-        way,
-        authority,
-        report,
-    })
-}
-
-/// The users of `file`: those of before with what to take into them, or others.
-fn users(
-    before: &Arc<Users>,
-    file: Option<&Path>,
-    gateway: &Gateway,
-) -> Result<(Arc<Users>, Option<Fresh>), ReloadError> {
-    if before.file() == file {
-        let fresh = before.read_again().map_err(Unusable::new);
-        return Ok((before.clone(), fresh.map_err(anyhow::Error::from)?));
-    }
-    let users = Users::open(file, gateway.metrics.clone()).map_err(Unusable::new);
-    Ok((Arc::new(users.map_err(anyhow::Error::from)?), None))
-}
-
-/// Another way upstream, where something about it changed: the connections that wait in the old one's
-/// pool are worth keeping. A file of roots, or of a certificate, may have changed under the same name.
-fn way(
-    running: &Config,
-    config: &Config,
-    policy: &Policy,
-    gateway: &Gateway,
-) -> Result<(Option<Way>, Vec<String>), ReloadError> {
-    let (a, b) = (&running.upstream, &config.upstream);
-    let same = a.ca_file.is_none()
-        && b.ca_file.is_none()
-        && running.registry_tls.is_empty()
-        && config.registry_tls.is_empty()
-        && a.parent == b.parent
-        && a.allow_private == b.allow_private
-        && a.resolve == b.resolve
-        && running.limits.upstream_connect == config.limits.upstream_connect
-        && running.limits.upstream_idle == config.limits.upstream_idle;
-    if same {
-        return Ok((None, Vec::new()));
-    }
-    let mut beyond = parts::beyond(config, policy).map_err(anyhow::Error::from)?;
-    let parent = parts::parent(config, &beyond.tls, gateway.upstream.via().clone())?;
-    let warnings = std::mem::take(&mut beyond.warnings);
-    Ok((Some(parts::way(config, beyond, parent)), warnings))
-}
-
-/// The CA, where its certificate is another one by now.
-fn authority(
-    config: &Config,
-    policy: &Policy,
-    gateway: &Gateway,
-    report: &mut Report,
-) -> Result<Option<Authority>, ReloadError> {
-    let (authority, notices) = parts::authority(config, policy)?;
-    let before = gateway.leaves.authority();
-    for notice in notices {
-        match notice.is_warning() {
-            true => report.warnings.push(notice.to_string()),
-            false => info!("{notice}"),
-        }
-    }
-    if authority.is(&before) {
-        return Ok(None);
-    }
-    report.warnings.push(format!(
-        "the certificate that clients trust has the fingerprint sha256 {} from here on, and had {}; they find it at /ca.crt",
-        authority.fingerprint(),
-        before.fingerprint()
-    ));
-    Ok(Some(authority))
-}
-
-/// A login from the same place goes on being the same: it has been read already.
-fn kept(
-    mut robots: HashMap<String, Arc<Credentials>>,
-    before: &HashMap<String, Arc<Credentials>>,
-) -> HashMap<String, Arc<Credentials>> {
-    for (name, credentials) in &mut robots {
-        if let Some(known) = before.get(name)
-            && known.source() == credentials.source()
-        {
-            *credentials = known.clone();
-        }
-    }
-    robots
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn reloader(home: &tempfile::TempDir) -> Arc<Reloader> {
-        let file = home.path().join("pierhead.toml");
-        let dir = |name: &str| home.path().join(name);
-        let text = format!(
-            "[ca]\ndir = {:?}\n[cache]\ndir = {:?}\n[[registry]]\nhost = \"registry.test\"\n",
-            dir("ca"),
-            dir("cache")
-        );
-        std::fs::write(&file, text).unwrap();
-        let config = Config::load(Some(&file), std::iter::empty()).unwrap();
-        let rooms = Rooms::build(&config).await.unwrap();
-        let clients = Clients::new(config.limits.connections_per_client);
-        let patience = Arc::new(ArcSwap::from_pointee(parts::patience(&config)));
-        let admins = Users::open(None, rooms.metrics.clone()).unwrap();
-        let admins = Arc::new(ArcSwap::from_pointee(admins));
-        Reloader::new(config, &rooms, admins, clients, patience)
-    }
-
-    fn enabled(reloader: &Reloader, name: &str) -> bool {
-        let live = reloader.gateway.live.load();
-        let found = live.policy.registry_for(name, None);
-        found.unwrap().enabled
-    }
-
-    #[tokio::test]
-    async fn a_switch_lasts_until_the_next_reload_which_says_so() {
-        let home = tempfile::tempdir().unwrap();
-        let reloader = reloader(&home).await;
-        let unknown = reloader.set_enabled("nowhere.test", false).await;
-        assert_eq!(unknown, Err(NoSuchRegistry("nowhere.test".into())));
-        let told = reloader.set_enabled("registry.test", false).await.unwrap();
-        assert!(told.contains("until the next reload or restart"), "{told}");
-        assert!(!enabled(&reloader, "registry.test") && enabled(&reloader, "ghcr.io"));
-
-        let report = reloader.reload().await.unwrap();
-        assert!(enabled(&reloader, "registry.test"));
-        assert_eq!(report.changed, [""; 0]);
-        assert_eq!(report.warnings.len(), 1, "{report:?}");
-        assert!(report.warnings[0].contains("registry.test was switched off by hand"));
-        assert_eq!(reloader.reload().await.unwrap(), Report::default());
-    }
-
-    #[tokio::test]
-    async fn a_refused_reload_leaves_the_switch_and_everything_else() {
-        let home = tempfile::tempdir().unwrap();
-        let reloader = reloader(&home).await;
-        reloader.set_enabled("registry.test", false).await.unwrap();
-        let before = reloader.gateway.live.load_full();
-        std::fs::write(home.path().join("pierhead.toml"), "[cache]\nmax = 1\n").unwrap();
-        let error = reloader.reload().await.unwrap_err();
-        assert!(matches!(error, ReloadError::Config(_)), "{error}");
-        assert!(error.to_string().contains("line 2"), "{error}");
-        assert!(Arc::ptr_eq(&before, &reloader.gateway.live.load_full()));
-    }
-}
+mod tests;
