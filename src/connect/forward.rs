@@ -6,7 +6,8 @@ use std::time::Instant;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Gateway, Live, Peer, denied, plain, shown};
+use super::text::{denied, plain};
+use super::{Gateway, Live, Peer, shown};
 use crate::policy::{Action, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{self, Line, Outcome};

@@ -17,7 +17,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::{Gateway, LARGEST_HEAD, Live, Peer, plain, rest, shown, upgraded};
+use super::text::plain;
+use super::verdict::upgraded;
+use super::{Gateway, LARGEST_HEAD, Live, Peer, rest, shown};
 use crate::oci::error::{Code, OciError};
 use crate::policy::{Action, Site, Target, Via};
 use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};

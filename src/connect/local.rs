@@ -4,7 +4,8 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::{Gateway, plain};
+use super::Gateway;
+use super::text::plain;
 use crate::setup::{self, Client, Kit, Place, Scheme};
 use crate::telemetry::build;
 use crate::wire::body::{self, Body};

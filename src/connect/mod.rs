@@ -5,7 +5,9 @@ mod intercept;
 mod local;
 mod mirror;
 mod rest;
+mod text;
 mod tunnel;
+mod verdict;
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -15,29 +17,26 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use self::local::{health, readiness};
-use self::tunnel::Tunnel;
+use self::text::plain;
 use crate::oci::manifest::{DOCKER_MANIFEST, OCI_MANIFEST};
-use crate::policy::{Action, Policy, Target, Via};
+use crate::policy::{Policy, Target, Via};
 use crate::registry::{Answer, Registries, RegistryRules};
 use crate::telemetry::access::{self, Line, Outcome};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Leaves;
-use crate::upstream::dial::{Carries, DialError};
-use crate::upstream::{Connection, Fault, FaultKind, Upstream};
-use crate::users::{Denied, Users};
+use crate::upstream::Upstream;
+use crate::users::Users;
 use crate::wire::body::{self, Body};
 use crate::wire::drain::Drain;
 use crate::wire::headers;
@@ -150,208 +149,6 @@ impl Gateway {
         self.forward(request, live, peer, user, started, busy).await
     }
 
-    /// 407: who is it, and how does it say so.
-    fn ask_who(
-        &self,
-        request: &Request<Incoming>,
-        peer: &Peer,
-        started: Instant,
-        why: Denied,
-    ) -> Response<Body> {
-        let said = match why {
-            Denied::Missing => "this proxy asks for a user and a password, and none were sent",
-            Denied::Wrong { .. } => "the user or the password is not right",
-            Denied::Busy => "too many passwords are being checked at this moment; try again",
-        };
-        let refused = why != Denied::Busy;
-        let host = request.uri().host().unwrap_or_default();
-        let text = format!(
-            "pierhead: {said}\n\nSet the proxy as http://USER:PASSWORD@GATEWAY:PORT (HTTPS_PROXY, HTTP_PROXY; percent-encode what is special in a URL).\nWho runs the gateway adds users with `htpasswd -B FILE USER`, where FILE is policy.users_file of pierhead.toml.\n",
-        );
-        let mut response = plain(StatusCode::PROXY_AUTHENTICATION_REQUIRED, text);
-        let headers = response.headers_mut();
-        if why == Denied::Busy {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        } else {
-            let basic = HeaderValue::from_static("Basic realm=\"pierhead\"");
-            headers.insert(header::PROXY_AUTHENTICATE, basic);
-        }
-        let line = Line {
-            client: peer.client,
-            user: match why {
-                Denied::Wrong { user } => user,
-                _ => None,
-            },
-            method: request.method().clone(),
-            host: host.chars().take(128).collect::<String>().into(),
-            registry: self.metrics.tally(""),
-            repository: Arc::default(),
-            reference: Arc::default(),
-            status: response.status().as_u16(),
-            outcome: Outcome::Denied,
-            rule: "policy.users_file".into(),
-            started,
-        };
-        access::write(&self.metrics, &line, 0, true);
-        if refused {
-            let mend = "htpasswd -B FILE USER adds a user, where FILE is policy.users_file";
-            self.metrics.live.denied(&line, said, mend);
-        }
-        closing(response)
-    }
-
-    async fn connect(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        live: Arc<Live>,
-        peer: &Peer,
-        user: Option<String>,
-        started: Instant,
-    ) -> Response<Body> {
-        let asked = request.uri().authority().map_or("", Authority::as_str);
-        let target: Target = match asked.parse() {
-            Ok(target) => target,
-            Err(e) => {
-                let text = format!("pierhead: CONNECT wants host:port: {e}\n");
-                let line = Line {
-                    client: peer.client,
-                    user,
-                    method: Method::CONNECT,
-                    host: asked.chars().take(128).collect::<String>().into(),
-                    registry: self.metrics.tally(""),
-                    repository: Arc::default(),
-                    reference: Arc::default(),
-                    status: 400,
-                    outcome: Outcome::Error,
-                    rule: String::new(),
-                    started,
-                };
-                access::write(&self.metrics, &line, 0, true);
-                return closing(plain(StatusCode::BAD_REQUEST, text));
-            }
-        };
-        let mut line = Line {
-            client: peer.client,
-            user,
-            method: Method::CONNECT,
-            host: shown(&target, Via::Connect).into(),
-            registry: self.metrics.tally(""),
-            repository: Arc::default(),
-            reference: Arc::default(),
-            status: 200,
-            outcome: Outcome::Tunnel,
-            rule: String::new(),
-            started,
-        };
-        let user = line.user.as_deref();
-        let verdict = live.policy.decide(peer.client, user, Via::Connect, &target);
-        line.rule = verdict.rule.to_string();
-        match verdict.action {
-            Action::Deny { reason, mend } => {
-                line.outcome = Outcome::Denied;
-                line.status = 403;
-                access::write(&self.metrics, &line, 0, true);
-                self.metrics.live.denied(&line, &reason, &mend);
-                denied(&reason, &mend)
-            }
-            Action::Tunnel => match self
-                .upstream
-                .dialer()
-                .dial(
-                    target.host.as_str(),
-                    target.port,
-                    Carries::Bytes(request.headers()),
-                )
-                .await
-            {
-                Ok(socket) => {
-                    let upgrade = hyper::upgrade::on(request);
-                    let ending = peer.drain.clone();
-                    let place = peer.place.clone();
-                    peer.drain.spawn(async move {
-                        self.tunnel(upgrade, socket, line, live.client_idle, ending)
-                            .await;
-                        drop(place);
-                    });
-                    Response::new(body::empty())
-                }
-                Err(error) => self.unreachable(&error, line),
-            },
-            Action::Intercept(site) => match self.leaves.server_config(target.host.as_str()) {
-                Ok(config) => {
-                    let upgrade = hyper::upgrade::on(request);
-                    let peer = Peer {
-                        user: line.user,
-                        ..peer.clone()
-                    };
-                    let drain = peer.drain.clone();
-                    drain.spawn(self.intercept(upgrade, config, site, target, live, peer));
-                    Response::new(body::empty())
-                }
-                Err(e) => {
-                    line.outcome = Outcome::Error;
-                    line.status = 502;
-                    access::write(&self.metrics, &line, 0, true);
-                    let text = format!("pierhead: no certificate for {}: {e}\n", target.host);
-                    plain(StatusCode::BAD_GATEWAY, text)
-                }
-            },
-        }
-    }
-
-    async fn tunnel(
-        &self,
-        upgrade: OnUpgrade,
-        target: Connection,
-        mut line: Line,
-        idle: Duration,
-        ending: Drain,
-    ) {
-        let Some(client) = upgraded(upgrade).await else {
-            return;
-        };
-        let (client, early) = client.into_parts();
-        self.metrics.tunnels.inc();
-        let live = &self.metrics.live;
-        let listed = live.tunnel(line.client, line.user.clone(), line.host.to_string());
-        let shown = listed.moved().clone();
-        let mut tunnel = Tunnel::new(client, target, &early, idle, shown);
-        let result = tokio::select! {
-            result = &mut tunnel => result,
-            // A tunnel has no requests to finish: it may go on until the drain's limit.
-            () = async { ending.begun().await; std::future::pending().await } => Ok(()),
-        };
-        self.metrics.tunnels.dec();
-        drop(listed);
-        let moved = tunnel.moved();
-        self.metrics.tunnel_bytes.inc_by(moved.up + moved.down);
-        line.outcome = Outcome::Tunnel;
-        access::write(&self.metrics, &line, moved.up + moved.down, result.is_ok());
-    }
-
-    fn unreachable(&self, error: &DialError, mut line: Line) -> Response<Body> {
-        let fault = Fault::from(error);
-        let status = match fault.kind {
-            FaultKind::Forbidden => StatusCode::FORBIDDEN,
-            FaultKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::BAD_GATEWAY,
-        };
-        line.outcome = match fault.kind {
-            FaultKind::Forbidden => Outcome::Denied,
-            _ => Outcome::Error,
-        };
-        if fault.kind == FaultKind::Forbidden {
-            line.rule = "upstream.allow_private".into();
-        }
-        line.status = status.as_u16();
-        access::write(&self.metrics, &line, 0, true);
-        if line.outcome == Outcome::Denied {
-            self.metrics.live.denied(&line, &fault.message, "");
-        }
-        closing(plain(status, format!("pierhead: {fault}\n")))
-    }
-
     /// Turns a registry's answer into a response that writes its log line when it has gone.
     fn logged(&self, answer: Answer, mut line: Line, busy: Busy) -> Response<Body> {
         line.status = answer.response.status().as_u16();
@@ -399,44 +196,6 @@ fn is_pull(line: &Line, headers: &HeaderMap) -> bool {
         && line.method == Method::GET
         && line.outcome.is_content()
         && headers.get(header::CONTENT_TYPE).is_some_and(image)
-}
-
-/// The raw socket of a CONNECT, with what its client sent early.
-async fn upgraded(upgrade: OnUpgrade) -> Option<Paced<Socket>> {
-    let upgraded = upgrade
-        .await
-        .inspect_err(|e| debug!(error = %e, "a client left before its tunnel stood"))
-        .ok()?;
-    // Connections are served over exactly this type.
-    let parts = upgraded.downcast::<TokioIo<Paced<Socket>>>().ok()?;
-    Some(parts.io.into_inner().rewind(&parts.read_buf))
-}
-
-/// An answer in plain text, for a person or a proxy client.
-fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
-    let mut response = Response::new(body::full(text.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
-}
-
-fn denied(reason: &str, mend: &str) -> Response<Body> {
-    closing(plain(
-        StatusCode::FORBIDDEN,
-        format!("pierhead: {reason}\n\n{mend}\n"),
-    ))
-}
-
-/// After a refused CONNECT a client has no use for the connection, and may already have sent what was
-/// meant for the tunnel.
-fn closing(mut response: Response<Body>) -> Response<Body> {
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 /// A host for a log line: the port only where it is not the usual one.
