@@ -8,6 +8,8 @@
 mod export;
 mod import;
 mod layout;
+mod tar;
+mod walk;
 
 pub use self::export::{Export, Missing, Root, Wants};
 pub use self::import::{Image, ImportError, Imported, import};
