@@ -7,7 +7,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Whom;
+use super::with;
 use crate::cli::api::{Api, quoted, read};
 use crate::cli::words::{bytes, count};
 use crate::cli::{Misused, complain, images, say};
@@ -93,13 +93,11 @@ impl CachePrune {
     pub(super) fn run(self) -> anyhow::Result<()> {
         humantime::parse_duration(&self.unused_for)
             .map_err(|e| Misused(format!("--unused-for: {e}; say for example 30d")))?;
-        let whom = Whom {
-            config: self.config,
-            gateway: self.gateway,
-        };
         let body = json!({ "unused_for": self.unused_for });
         let path = "/api/v1/cache/prune";
-        let freed = whom.with(async |api| api.ask(Method::POST, path, Some(&body)).await)?;
+        let freed = with(self.config, self.gateway, async |api| {
+            api.ask(Method::POST, path, Some(&body)).await
+        })?;
         tell(&freed, self.json, "")
     }
 }
@@ -109,11 +107,7 @@ impl CachePrune {
 impl CacheRm {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let images = images::named(&self.image, None)?;
-        let whom = Whom {
-            config: self.config,
-            gateway: self.gateway,
-        };
-        whom.with(async |api| {
+        with(self.config, self.gateway, async |api| {
             let of_each = each(api, &images, Method::DELETE, "", None);
             let (answers, failed) = of_each.await?;
             if self.json {
@@ -153,7 +147,7 @@ fn pin(
 ) -> anyhow::Result<()> {
     let images = images::named(written, None)?;
     let body = json!({ "pinned": pinned });
-    Whom { config, gateway }.with(async |api| {
+    with(config, gateway, async |api| {
         let (_, failed) = each(api, &images, Method::PUT, "/pin", Some(&body)).await?;
         failed
     })

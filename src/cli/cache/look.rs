@@ -6,7 +6,7 @@ use argh::{ArgsInfo, FromArgs};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Whom;
+use super::with;
 use crate::cli::api::{Api, quoted, read};
 use crate::cli::words::{ago, bytes, count, short, table};
 use crate::cli::{images, say};
@@ -118,11 +118,8 @@ struct Stats {
 
 impl CacheLs {
     pub(super) fn run(mut self) -> anyhow::Result<()> {
-        let whom = Whom {
-            config: self.config.take(),
-            gateway: self.gateway.take(),
-        };
-        let images = whom.with(async |api| self.list(api).await)?;
+        let (config, gateway) = (self.config.take(), self.gateway.take());
+        let images = with(config, gateway, async |api| self.list(api).await)?;
         if self.json {
             say(&format!("{:#}\n", json!({ "images": images })));
             return Ok(());
@@ -176,12 +173,8 @@ impl CacheLs {
 impl CacheShow {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let image = images::named(&[self.image], None)?;
-        let whom = Whom {
-            config: self.config,
-            gateway: self.gateway,
-        };
         let path = format!("/api/v1/image?name={}", quoted(&image[0]));
-        let answer = whom.with(async |api| api.get(&path).await)?;
+        let answer = with(self.config, self.gateway, async |api| api.get(&path).await)?;
         if self.json {
             say(&format!("{answer:#}\n"));
             return Ok(());
@@ -234,11 +227,9 @@ impl CacheShow {
 
 impl CacheStats {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let whom = Whom {
-            config: self.config,
-            gateway: self.gateway,
-        };
-        let answer = whom.with(async |api| api.get("/api/v1/cache").await)?;
+        let answer = with(self.config, self.gateway, async |api| {
+            api.get("/api/v1/cache").await
+        })?;
         if self.json {
             say(&format!("{answer:#}\n"));
             return Ok(());

@@ -52,24 +52,16 @@ impl Cache {
     }
 }
 
-/// Whom a command talks to, as it was typed.
-#[derive(Debug)]
-struct Whom {
+/// Does something with whoever has the cache, as `--config` and `--gateway` name it, and lets go of it.
+fn with<T>(
     config: Option<PathBuf>,
     gateway: Option<String>,
-}
-
-// === impl Whom ===
-
-impl Whom {
-    /// Does something with whoever has the cache, and lets go of it.
-    fn with<T>(self, work: impl AsyncFnOnce(&Api) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        run_async(async {
-            let gateway = self.gateway.as_deref();
-            let api = Api::reach(self.config.as_deref(), gateway, Purpose::Use).await?;
-            let result = work(&api).await;
-            api.close().await;
-            result
-        })
-    }
+    work: impl AsyncFnOnce(&Api) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    run_async(async {
+        let api = Api::reach(config.as_deref(), gateway.as_deref(), Purpose::Use).await?;
+        let result = work(&api).await;
+        api.close().await;
+        result
+    })
 }

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Whom;
+use super::with;
 use crate::cli::api::{Api, Refused, read};
 use crate::cli::words::{bytes, count};
 use crate::cli::{complain, say};
@@ -47,11 +47,7 @@ struct Verification {
 
 impl CacheVerify {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let whom = Whom {
-            config: self.config,
-            gateway: self.gateway,
-        };
-        let answer = whom.with(async |api| follow(api).await)?;
+        let answer = with(self.config, self.gateway, async |api| follow(api).await)?;
         let found: Verification = read(&answer)?;
         if self.json {
             say(&format!("{answer:#}\n"));
