@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::oci::manifest::is_media_type;
+use crate::oci::quoted::find_outside;
 
 /// The media types that a client takes, of all its `Accept` lines together.
 ///
@@ -105,20 +106,7 @@ impl<'a> Iterator for Split<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.rest.take()?;
-        let (mut quoted, mut escaped) = (false, false);
-        let end = rest.find(|c| {
-            if escaped {
-                escaped = false;
-            } else if c == '"' {
-                quoted = !quoted;
-            } else if quoted {
-                escaped = c == '\\';
-            } else {
-                return c == self.at;
-            }
-            false
-        });
-        match end {
+        match find_outside(rest, self.at) {
             Some(end) => {
                 self.rest = Some(&rest[end + self.at.len_utf8()..]);
                 Some(rest[..end].trim())

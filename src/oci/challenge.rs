@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::quoted::find_outside;
+
 /// One challenge of a 401 response.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Challenge {
@@ -189,19 +191,7 @@ impl<'a> Parser<'a> {
 
     /// Skips to the next comma outside quotes.
     fn skip_element(&mut self) {
-        let (mut quoted, mut escaped) = (false, false);
-        let comma = self.rest.find(|c| {
-            if escaped {
-                escaped = false;
-            } else if c == '"' {
-                quoted = !quoted;
-            } else if quoted {
-                escaped = c == '\\';
-            } else {
-                return c == ',';
-            }
-            false
-        });
+        let comma = find_outside(self.rest, ',');
         self.rest = comma.map_or("", |comma| &self.rest[comma..]);
     }
 

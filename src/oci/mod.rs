@@ -14,6 +14,7 @@ pub mod error;
 pub mod manifest;
 /// Image names as people write them.
 pub mod name;
+mod quoted;
 /// `Range` and `Content-Range` in bytes.
 pub mod range;
 /// Repository names, tags and references.
