@@ -192,7 +192,7 @@ async fn secured(
     let why = match accepted {
         Ok(Ok(tls)) => {
             metrics.handshake("ok");
-            return Some(Socket::Tls(Box::new(tls)));
+            return Some(Socket::Tls(Box::new(tls.into())));
         }
         Ok(Err(e)) => e.to_string(),
         Err(_) => "it took too long (limits.client_headers)".to_owned(),

@@ -8,32 +8,25 @@ use bytes::{Buf, Bytes};
 use hyper_util::client::legacy::connect::{Connected, Connection as Describe};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::wire::pipe::Bare;
+use crate::wire::socket::Socket;
 
 /// Bytes to and from a target, or to and from a parent proxy that forwards plain HTTP.
 #[derive(Debug)]
 pub struct Connection {
-    link: Link,
+    /// To the target, or to a parent proxy: bare, or in TLS where that is an `https://` one.
+    link: Socket,
     /// What came with the parent's answer and is the target's already.
     early: Bytes,
     /// Requests are written in absolute form: a parent proxy reads them.
     forwards: bool,
 }
 
-/// The next hop.
-#[derive(Debug)]
-pub(super) enum Link {
-    Plain(TcpStream),
-    /// An `https://` parent.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(link: Link, early: Bytes) -> Self {
+    pub(super) fn new(link: Socket, early: Bytes) -> Self {
         Self {
             link,
             early,
@@ -42,7 +35,7 @@ impl Connection {
     }
 
     /// To a parent that reads requests in absolute form.
-    pub(super) fn forwarding(link: Link) -> Self {
+    pub(super) fn forwarding(link: Socket) -> Self {
         Self {
             link,
             early: Bytes::new(),
@@ -53,7 +46,7 @@ impl Connection {
 
 impl From<TcpStream> for Connection {
     fn from(socket: TcpStream) -> Self {
-        Self::new(Link::Plain(socket), Bytes::new())
+        Self::new(Socket::Plain(socket), Bytes::new())
     }
 }
 
@@ -65,10 +58,7 @@ impl Describe for Connection {
 
 impl Bare for Connection {
     fn bare(&self) -> Option<&TcpStream> {
-        match &self.link {
-            Link::Plain(socket) if self.early.is_empty() => Some(socket),
-            _ => None,
-        }
+        self.link.bare().filter(|_| self.early.is_empty())
     }
 }
 
@@ -115,65 +105,5 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.link.is_write_vectored()
-    }
-}
-
-// === impl Link ===
-
-impl AsyncRead for Link {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Link {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, parts),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(socket) => socket.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
     }
 }

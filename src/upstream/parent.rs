@@ -25,10 +25,11 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::connection::{Connection, Link};
+use super::connection::Connection;
 use super::dial::DialError;
 use crate::policy::{Host, Target};
 use crate::wire::headers;
+use crate::wire::socket::Socket;
 
 /// A parent proxy, and the targets that go around it.
 #[derive(Debug)]
@@ -192,17 +193,19 @@ impl Parent {
         DialError::Parent { parent, why }
     }
 
-    async fn greet(&self, socket: TcpStream) -> Result<Link, ParentError> {
+    async fn greet(&self, socket: TcpStream) -> Result<Socket, ParentError> {
         let Tongue::Https(tls, name) = &self.tongue else {
-            return Ok(Link::Plain(socket));
+            return Ok(Socket::Plain(socket));
         };
         let stream = tls.connect(name.clone(), socket).await;
-        Ok(Link::Tls(Box::new(stream.map_err(ParentError::Tls)?)))
+        Ok(Socket::Tls(Box::new(
+            stream.map_err(ParentError::Tls)?.into(),
+        )))
     }
 
     async fn connect(
         &self,
-        link: Link,
+        link: Socket,
         target: &Target,
         passed: &HeaderMap,
     ) -> Result<Connection, ParentError> {
@@ -245,7 +248,7 @@ impl Parent {
         let upgraded = hyper::upgrade::on(response).await.map_err(|e| broke(&e))?;
         // The handshake was made over exactly this type.
         let parts = upgraded
-            .downcast::<TokioIo<Link>>()
+            .downcast::<TokioIo<Socket>>()
             .map_err(|_| broke(&io::Error::other("it is no tunnel")))?;
         Ok(Connection::new(parts.io.into_inner(), parts.read_buf))
     }

@@ -1,4 +1,4 @@
-//! A client's connection, bare or in TLS.
+//! A connection to the next hop, bare or in TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 use super::pipe::Bare;
 
-/// What a client speaks HTTP over. One type for both, so that a CONNECT gets its socket back
-/// whichever it is.
+/// What HTTP is spoken over, with a client or with a parent proxy. One type for both ways and with or
+/// without TLS, so that a CONNECT gets its socket back whichever it is.
 #[derive(Debug)]
 pub enum Socket {
     Plain(TcpStream),
