@@ -284,29 +284,17 @@ impl Metrics {
     }
 
     pub fn download_ended(&self, result: &str) {
-        self.downloads
-            .get_or_create(&ResultLabels {
-                result: result.to_owned(),
-            })
-            .inc();
+        count(&self.downloads, result);
     }
 
     pub fn password_checked(&self, result: &str) {
-        self.password_checks
-            .get_or_create(&ResultLabels {
-                result: result.to_owned(),
-            })
-            .inc();
+        count(&self.password_checks, result);
     }
 
     /// The configuration was read anew, and taken or refused.
     pub fn reloaded(&self, taken: bool) {
         let result = if taken { "taken" } else { "refused" };
-        self.reloads
-            .get_or_create(&ResultLabels {
-                result: result.to_owned(),
-            })
-            .inc();
+        count(&self.reloads, result);
         match taken {
             true => self.in_force_since_now(),
             false => drop(self.reload_success.set(0)),
@@ -354,11 +342,7 @@ impl Metrics {
     }
 
     pub fn handshake(&self, result: &str) {
-        self.handshakes
-            .get_or_create(&ResultLabels {
-                result: result.to_owned(),
-            })
-            .inc();
+        count(&self.handshakes, result);
     }
 }
 
@@ -366,6 +350,13 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+// === helpers ===
+
+fn count(family: &Family<ResultLabels, Counter>, result: &str) {
+    let result = result.to_owned();
+    family.get_or_create(&ResultLabels { result }).inc();
 }
 
 #[cfg(test)]
