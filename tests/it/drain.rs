@@ -3,12 +3,24 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Fault, Gate, Gateway, On, Upstream, client::plain, eventually, within};
+use crate::support::{
+    Blob, Fault, Gate, Gateway, On, Reply, Upstream, client::plain, eventually, within,
+};
 
 const MIB: usize = 1024 * 1024;
 
-#[tokio::test]
-async fn a_running_pull_is_finished() {
+/// A pull that stands still in the middle of a blob.
+struct Halted {
+    _up: Upstream,
+    gateway: Gateway,
+    url: String,
+    blob: Blob,
+    reply: Reply,
+    gate: Gate,
+}
+
+/// `drain`: the gateway's limit.
+async fn halted(drain: &str) -> Halted {
     let up = Upstream::start().await;
     let repo = up.repo("registry.test", "app");
     let blob = repo.blob(1, 4 * MIB);
@@ -17,13 +29,33 @@ async fn a_running_pull_is_finished() {
         On::get(&blob.digest),
         Fault::StallAt(MIB as u64, gate.clone()),
     );
-    let mut gateway = Gateway::before(&up).start().await;
-    let reply = gateway
-        .client()
-        .get(&repo.blob_url(&blob.digest))
-        .send()
+    let gateway = Gateway::before(&up)
+        .text("limits", "drain", drain)
+        .start()
         .await;
+    let url = repo.blob_url(&blob.digest);
+    let reply = gateway.client().get(&url).send().await;
     gate.arrived(1).await;
+    Halted {
+        _up: up,
+        gateway,
+        url,
+        blob,
+        reply,
+        gate,
+    }
+}
+
+#[tokio::test]
+async fn a_running_pull_is_finished() {
+    let Halted {
+        _up,
+        mut gateway,
+        blob,
+        reply,
+        gate,
+        ..
+    } = halted("30s").await;
     gateway.ask_to_end();
     // It takes no more, and says so: a load balancer asks on a new connection.
     gateway.log.line("draining").await;
@@ -58,34 +90,20 @@ async fn idle_connections_do_not_hold_it_up() {
 
 #[tokio::test]
 async fn what_does_not_finish_is_cut_when_the_time_is_over() {
-    let up = Upstream::start().await;
-    let repo = up.repo("registry.test", "app");
-    let blob = repo.blob(2, 4 * MIB);
-    let never = Gate::new();
-    up.fault(
-        On::get(&blob.digest),
-        Fault::StallAt(MIB as u64, never.clone()),
-    );
-    let mut gateway = Gateway::before(&up)
-        .text("limits", "drain", "1s")
-        .start()
-        .await;
-    let reply = gateway
-        .client()
-        .get(&repo.blob_url(&blob.digest))
-        .send()
-        .await;
-    never.arrived(1).await;
+    let Halted {
+        _up,
+        mut gateway,
+        url,
+        blob,
+        reply,
+        gate: _never,
+    } = halted("1s").await;
     gateway.ask_to_end();
     gateway.ended(20).await;
     assert!(!reply.rest().await.whole);
     // What came so far is no trap for the next start.
     let gateway = gateway.restart().await;
-    let again = gateway
-        .client()
-        .get(&repo.blob_url(&blob.digest))
-        .send()
-        .await;
+    let again = gateway.client().get(&url).send().await;
     again.verified(&blob.digest).await;
     eventually("one copy of it is left", || {
         gateway.copies_of(&blob.bytes) == 1
@@ -102,24 +120,13 @@ async fn with_nothing_to_do_it_ends_at_once() {
 
 #[tokio::test]
 async fn told_twice_it_ends_at_once() {
-    let up = Upstream::start().await;
-    let repo = up.repo("registry.test", "app");
-    let blob = repo.blob(3, 4 * MIB);
-    let never = Gate::new();
-    up.fault(
-        On::get(&blob.digest),
-        Fault::StallAt(MIB as u64, never.clone()),
-    );
-    let mut gateway = Gateway::before(&up)
-        .text("limits", "drain", "10m")
-        .start()
-        .await;
-    let reply = gateway
-        .client()
-        .get(&repo.blob_url(&blob.digest))
-        .send()
-        .await;
-    never.arrived(1).await;
+    let Halted {
+        _up,
+        mut gateway,
+        reply,
+        gate: _never,
+        ..
+    } = halted("10m").await;
     gateway.ask_to_end();
     gateway.log.line("draining").await;
     gateway.ask_to_end();

@@ -3,9 +3,11 @@
 use hyper::Method;
 
 use crate::{
-    access::private,
-    proof::{assert_shown_nothing, login_page, pages, two_registries},
-    support::{Fault, Gate, Gateway, On},
+    proof::{
+        assert_no_proof_elsewhere, assert_no_stranger_follows, assert_shown_nothing, pages,
+        pulled_before, two_registries,
+    },
+    support::{Fault, Gateway, On},
 };
 
 /// Pages that do not say that they are HTML.
@@ -22,73 +24,27 @@ fn other_pages() -> [(&'static str, Fault); 3] {
 #[tokio::test]
 async fn an_unnamed_document_of_another_registry_is_no_proof() {
     for (case, fault) in other_pages() {
-        let (up, image, other) = two_registries().await;
-        let gateway = Gateway::before(&up).start().await;
-        let alice = gateway.client().basic("alice", "a-secret");
-        alice.pull(&image).await;
-        up.fault(On::any("/v2/").at("open.test").always(), fault);
-        assert_shown_nothing(&gateway.client(), &other, &image, case).await;
+        assert_no_proof_elsewhere(case, fault).await;
     }
 }
 
 #[tokio::test]
 async fn an_unnamed_document_for_strangers_is_no_proof() {
     for (case, fault) in other_pages() {
-        let (up, _, image) = private().await;
-        up.fault(
-            On::any("/v2/").at("registry.test").stranger().always(),
-            fault,
-        );
-        let gateway = Gateway::before(&up)
-            .text("cache", "tag_ttl", "10m")
-            .start()
-            .await;
-        let alice = gateway.client().basic("alice", "a-secret");
-        alice.pull(&image).await;
+        let (_up, image, gateway, _) = pulled_before(fault).await;
         assert_shown_nothing(&gateway.client(), &image.repo, &image, case).await;
     }
 }
 
 #[tokio::test]
 async fn a_redirect_to_something_does_not_let_a_stranger_follow_a_download() {
-    let (up, image, other) = two_registries().await;
-    let layer = &image.layers[0];
-    let gate = Gate::new();
-    let stall = Fault::StallAt(100_000, gate.clone());
-    up.fault(On::get(&layer.digest).at("registry.test"), stall);
-    let away = vec![("location", "https://cdn.test/elsewhere".to_owned())];
-    up.fault(
-        On::any("/blobs/").at("open.test").always(),
-        Fault::Status(307, away, ""),
-    );
-    let gateway = Gateway::before(&up).start().await;
-    let alice = gateway.client().basic("alice", "a-secret");
-    let hers = alice.get(&image.repo.blob_url(&layer.digest)).send().await;
-    gate.arrived(1).await;
-    for repo in [&other, &image.repo] {
-        let url = repo.blob_url(&layer.digest);
-        let reply = gateway.client().get(&url).send().await;
-        assert!(reply.status >= 400, "{url}: {}", reply.status);
-    }
-    gate.open();
-    hers.verified(&layer.digest).await;
+    assert_no_stranger_follows("https://cdn.test/elsewhere").await;
 }
 
 #[tokio::test]
 async fn a_page_for_a_manifest_that_is_not_cached_opens_nothing() {
     for (case, fault) in pages() {
-        let (up, _, image) = private().await;
-        login_page(&up);
-        up.fault(
-            On::any("/v2/").at("registry.test").stranger().always(),
-            fault,
-        );
-        let gateway = Gateway::before(&up)
-            .text("cache", "tag_ttl", "10m")
-            .start()
-            .await;
-        let alice = gateway.client().basic("alice", "a-secret");
-        alice.pull(&image).await;
+        let (_up, image, gateway, _) = pulled_before(fault).await;
         let nobody = gateway.client();
         let unknown = crate::support::content::sha256(b"never pulled");
         for url in [

@@ -36,6 +36,59 @@ pub(crate) fn login_page(up: &Upstream) {
     up.page("login.test", "/", "text/html; charset=utf-8", page);
 }
 
+/// Asserts that nobody is shown anything of what alice pulled in another registry, which says `fault` to
+/// all.
+pub(crate) async fn assert_no_proof_elsewhere(case: &str, fault: Fault) {
+    let (up, image, other) = two_registries().await;
+    let gateway = Gateway::before(&up).start().await;
+    let alice = gateway.client().basic("alice", "a-secret");
+    alice.pull(&image).await;
+    up.fault(On::any("/v2/").at("open.test").always(), fault);
+    assert_shown_nothing(&gateway.client(), &other, &image, case).await;
+}
+
+/// A private image that alice has pulled, and its registry says `fault` to whoever has no login.
+pub(crate) async fn pulled_before(fault: Fault) -> (Upstream, Image, Gateway, Client) {
+    let (up, _, image) = private().await;
+    login_page(&up);
+    let strangers = On::any("/v2/").at("registry.test").stranger();
+    up.fault(strangers.always(), fault);
+    let gateway = Gateway::before(&up)
+        .text("cache", "tag_ttl", "10m")
+        .start()
+        .await;
+    // Her pull asks on everybody's behalf as well, and gets the same.
+    let alice = gateway.client().basic("alice", "a-secret");
+    alice.pull(&image).await;
+    (up, image, gateway, alice)
+}
+
+/// Asserts that a stranger does not follow alice's download where the other registry redirects to
+/// `place`.
+pub(crate) async fn assert_no_stranger_follows(place: &str) {
+    let (up, image, other) = two_registries().await;
+    let layer = &image.layers[0];
+    let gate = Gate::new();
+    let stall = Fault::StallAt(100_000, gate.clone());
+    up.fault(On::get(&layer.digest).at("registry.test"), stall);
+    let away = vec![("location", place.to_owned())];
+    up.fault(
+        On::any("/blobs/").at("open.test").always(),
+        Fault::Status(307, away, ""),
+    );
+    let gateway = Gateway::before(&up).start().await;
+    let alice = gateway.client().basic("alice", "a-secret");
+    let hers = alice.get(&image.repo.blob_url(&layer.digest)).send().await;
+    gate.arrived(1).await;
+    for repo in [&other, &image.repo] {
+        let url = repo.blob_url(&layer.digest);
+        let reply = gateway.client().get(&url).send().await;
+        assert!(reply.status >= 400, "{url}: {}", reply.status);
+    }
+    gate.open();
+    hers.verified(&layer.digest).await;
+}
+
 /// Asserts that `client` is shown nothing of the image in `repo`, by any way of asking.
 pub(crate) async fn assert_shown_nothing(client: &Client, repo: &Repo, image: &Image, case: &str) {
     let mut urls = vec![repo.manifest_url(&image.manifest.digest)];
@@ -89,56 +142,19 @@ async fn a_redirect_of_another_registry_is_no_proof() {
 #[tokio::test]
 async fn a_page_of_another_registry_is_no_proof() {
     for (case, fault) in pages() {
-        let (up, image, other) = two_registries().await;
-        let gateway = Gateway::before(&up).start().await;
-        let alice = gateway.client().basic("alice", "a-secret");
-        alice.pull(&image).await;
-        up.fault(On::any("/v2/").at("open.test").always(), fault);
-        assert_shown_nothing(&gateway.client(), &other, &image, case).await;
+        assert_no_proof_elsewhere(case, fault).await;
     }
 }
 
 #[tokio::test]
 async fn a_redirect_does_not_let_a_stranger_follow_a_download() {
-    let (up, image, other) = two_registries().await;
-    let layer = &image.layers[0];
-    let gate = Gate::new();
-    let stall = Fault::StallAt(100_000, gate.clone());
-    up.fault(On::get(&layer.digest).at("registry.test"), stall);
-    let away = vec![("location", "https://cdn.test/nothing-here".to_owned())];
-    up.fault(
-        On::any("/blobs/").at("open.test").always(),
-        Fault::Status(307, away, ""),
-    );
-    let gateway = Gateway::before(&up).start().await;
-    let alice = gateway.client().basic("alice", "a-secret");
-    let hers = alice.get(&image.repo.blob_url(&layer.digest)).send().await;
-    gate.arrived(1).await;
-    for repo in [&other, &image.repo] {
-        let url = repo.blob_url(&layer.digest);
-        let reply = gateway.client().get(&url).send().await;
-        assert!(reply.status >= 400, "{url}: {}", reply.status);
-    }
-    gate.open();
-    hers.verified(&layer.digest).await;
+    assert_no_stranger_follows("https://cdn.test/nothing-here").await;
 }
 
 #[tokio::test]
 async fn a_page_for_strangers_lets_none_of_them_see_what_is_cached() {
     for (case, fault) in pages() {
-        let (up, _, image) = private().await;
-        login_page(&up);
-        up.fault(
-            On::any("/v2/").at("registry.test").stranger().always(),
-            fault,
-        );
-        let gateway = Gateway::before(&up)
-            .text("cache", "tag_ttl", "10m")
-            .start()
-            .await;
-        // Her pull asks on everybody's behalf as well, and gets the page.
-        let alice = gateway.client().basic("alice", "a-secret");
-        alice.pull(&image).await;
+        let (up, image, gateway, alice) = pulled_before(fault).await;
         let nobody = gateway.client();
         assert_shown_nothing(&nobody, &image.repo, &image, case).await;
         alice.pull(&image).await;
