@@ -129,6 +129,16 @@ impl Peer {
         Self::new(Kind::Pierhead, Box::new(gateway), route)
     }
 
+    /// One that is the registry to its clients, with a certificate of the origin's authority.
+    fn registry(kind: Kind, process: Box<dyn Any>, addr: SocketAddr, origin: &Origin) -> Self {
+        let route = Route {
+            addr,
+            connect: None,
+            trust: Trust::only(&origin.ca.pem),
+        };
+        Self::new(kind, process, route)
+    }
+
     /// `process` must run and have its own children.
     fn new(kind: Kind, process: Box<dyn Any>, route: Route) -> Self {
         Self {

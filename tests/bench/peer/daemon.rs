@@ -13,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::origin::{HOST, Origin};
+
 /// Where a server keeps everything; it goes with the server.
 pub struct Folder(TempDir);
 
@@ -45,6 +47,17 @@ impl Folder {
     pub fn write(&self, name: &str, text: &str) -> String {
         fs::write(self.path(name), text).expect("it can be written");
         self.text(name)
+    }
+
+    /// The files of a peer that is the registry to its clients, in TLS: its certificate, the key, and the
+    /// roots that it trusts the origin by.
+    pub fn front(&self, origin: &Origin) -> [String; 3] {
+        let (certificate, key) = origin.ca.server_files(HOST);
+        [
+            self.write("front.crt", &certificate),
+            self.write("front.key", &key),
+            self.write("origin.crt", &origin.ca.pem),
+        ]
     }
 
     pub fn root(&self) -> &Path {

@@ -3,17 +3,13 @@
 use std::process::Command;
 
 use super::daemon::{Daemon, Folder, free};
-use super::{Kind, Peer, Route};
-use crate::client::Trust;
-use crate::origin::{HOST, Origin};
+use super::{Kind, Peer};
+use crate::origin::Origin;
 
 pub(super) async fn start(origin: &Origin) -> Peer {
     let folder = Folder::new();
     let addr = free();
-    let (certificate, key) = origin.ca.server_files(HOST);
-    let certificate = folder.write("front.crt", &certificate);
-    let key = folder.write("front.key", &key);
-    let roots = folder.write("origin.crt", &origin.ca.pem);
+    let [certificate, key, roots] = folder.front(origin);
     let root = folder.root().display();
     let port = origin.addr.port();
     let config = folder.write(
@@ -41,10 +37,5 @@ proxy:
     let mut command = Command::new("docker-registry");
     command.args(["serve", &config]).env("SSL_CERT_FILE", roots);
     let daemon = Daemon::start(command, folder, addr).await;
-    let route = Route {
-        addr,
-        connect: None,
-        trust: Trust::only(&origin.ca.pem),
-    };
-    Peer::new(Kind::DockerRegistry, Box::new(daemon), route)
+    Peer::registry(Kind::DockerRegistry, Box::new(daemon), addr, origin)
 }

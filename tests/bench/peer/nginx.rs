@@ -4,17 +4,13 @@
 use std::process::Command;
 
 use super::daemon::{Daemon, Folder, free};
-use super::{Kind, Peer, Route};
-use crate::client::Trust;
+use super::{Kind, Peer};
 use crate::origin::{HOST, Origin};
 
 pub(super) async fn start(origin: &Origin) -> Peer {
     let folder = Folder::new();
     let addr = free();
-    let (certificate, key) = origin.ca.server_files(HOST);
-    let certificate = folder.write("front.crt", &certificate);
-    let key = folder.write("front.key", &key);
-    let roots = folder.write("origin.crt", &origin.ca.pem);
+    let [certificate, key, roots] = folder.front(origin);
     let root = folder.root().display();
     let port = origin.addr.port();
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
@@ -77,10 +73,5 @@ http {{
     let mut command = Command::new("nginx");
     command.args(["-e", &folder.text("error.log"), "-c", &config]);
     let daemon = Daemon::start(command, folder, addr).await;
-    let route = Route {
-        addr,
-        connect: None,
-        trust: Trust::only(&origin.ca.pem),
-    };
-    Peer::new(Kind::Nginx, Box::new(daemon), route)
+    Peer::registry(Kind::Nginx, Box::new(daemon), addr, origin)
 }
