@@ -24,6 +24,7 @@ mod crash;
 mod deny;
 mod disk;
 mod doctor;
+mod documents;
 mod drain;
 mod follow;
 mod health;
