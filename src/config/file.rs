@@ -1,5 +1,5 @@
-//! `pierhead.toml` as it is written: one struct for each heading, with the defaults of PRODUCT.md
-//! section 2. Nothing outside `config` sees these.
+//! `pierhead.toml` as it is written: one struct for each heading, with its defaults. Nothing
+//! outside `config` sees these.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

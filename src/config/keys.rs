@@ -29,7 +29,7 @@ pub enum Kind {
     Secret,
 }
 
-/// All keys, in the order of PRODUCT.md section 2.
+/// All keys, in the order of the README's example.
 pub const KEYS: &[Key] = &[
     key("builtin_registries", Kind::Value, "true"),
     key("watch_config", Kind::Value, "false"),

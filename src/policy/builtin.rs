@@ -31,7 +31,7 @@ pub struct Known {
     pub blobs: &'static [&'static str],
 }
 
-/// Every well-known registry, the table of PRODUCT.md section 2's `builtin_registries`.
+/// Every well-known registry, those of `builtin_registries`.
 pub const KNOWN: &[Known] = &[
     Known {
         name: "docker.io",

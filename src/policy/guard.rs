@@ -1,7 +1,7 @@
 //! Which addresses may be dialled: the public internet, and what the owner listed.
 //!
 //! The guard judges addresses, never names: the caller resolves once, asks here, and dials
-//! exactly the address that passed (PRODUCT.md section 5).
+//! exactly the address that passed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,6 +1,6 @@
 //! Scripts that set a client machine up against this gateway, and back. Pure: facts to text.
 //!
-//! PRODUCT.md section 1, `/setup/…`. The scripts are POSIX sh in `scripts/`: what they have in common,
+//! Served as `/setup/CLIENT`. The scripts are POSIX sh in `scripts/`: what they have in common,
 //! then each client's own part; this room puts the facts before them.
 
 mod place;

@@ -34,7 +34,7 @@ pub use notice::{Notice, Scope};
 pub use rekey::Aside;
 pub use roots::{Roots, RootsError};
 
-/// Where the CA is and how far it may reach: `[ca]` of the configuration (PRODUCT.md section 2).
+/// Where the CA is and how far it may reach: `[ca]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaConfig {
     /// Where `ca.crt` and `ca.key` are made at the first start. Not used with a given CA.

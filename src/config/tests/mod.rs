@@ -43,7 +43,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// PRODUCT.md section 2, without what this version refuses.
+/// Something under every heading.
 const EXAMPLE: &str = r#"
 builtin_registries = true
 watch_config = true

@@ -1,5 +1,5 @@
 //! The CA: pierhead's own, made at the first start and limited to the configured registries, or
-//! one that the company gives (PRODUCT.md sections 2, 3 and 5).
+//! one that the company gives.
 
 mod describe;
 mod file;

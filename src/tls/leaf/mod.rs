@@ -1,5 +1,5 @@
-//! A certificate for each intercepted host, and the `ServerConfig` that serves it (PRODUCT.md
-//! section 5). Minting takes some twenty microseconds, so it is done where the handshake is.
+//! A certificate for each intercepted host, and the `ServerConfig` that serves it. Minting takes some
+//! twenty microseconds, so it is done where the handshake is.
 
 use std::net::IpAddr;
 use std::sync::Arc;
