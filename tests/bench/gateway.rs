@@ -33,6 +33,7 @@ mod meter;
 mod origin;
 mod peer;
 mod requests;
+mod rest;
 #[allow(dead_code, reason = "what only the other benchmark uses")]
 mod scale;
 mod streams;
@@ -65,13 +66,14 @@ const WORKS: &[&str] = &[
     "unseen",
     "tunnel",
     "idle",
+    "many",
     "far",
     "wide",
     "growth",
 ];
 
 /// Those of them that take minutes: only when they are asked for.
-const LONG: &[&str] = &["far", "wide", "growth"];
+const LONG: &[&str] = &["many", "far", "wide", "growth"];
 
 #[tokio::main]
 async fn main() {
@@ -146,6 +148,7 @@ impl Bench {
             "unseen" => self.unseen().await,
             "tunnel" => self.tunnel().await,
             "idle" => self.idle().await,
+            "many" => self.many().await,
             "far" => self.far().await,
             "wide" => self.wide().await,
             "growth" => self.growth().await,

@@ -75,7 +75,7 @@ impl Kind {
             // No certificates for hosts, no tunnels without a proxy.
             "unseen" | "tunnel" => matches!(self, Self::Pierhead | Self::Squid),
             // Of the gateway's own promises, side by side with no gateway at all.
-            "far" | "wide" | "growth" => self == Self::Pierhead,
+            "many" | "far" | "wide" | "growth" => self == Self::Pierhead,
             _ => true,
         }
     }
@@ -115,7 +115,9 @@ impl Peer {
             .trusting(&origin.ca.pem)
             // What is measured as a hit shall not be asked for again in the middle.
             .text("cache", "tag_ttl", "1h")
-            .set("limits", "connections_per_client", "100000");
+            .set("limits", "connections_per_client", "100000")
+            // As by default; tests count what their clients asked for.
+            .set("upstream", "lookahead", "true");
         if let Some(source) = source {
             let rule = format!("[[policy.rule]]\naction = \"tunnel\"\nhosts = [{TUNNEL:?}]");
             setup = setup.resolve(TUNNEL, source).more(&rule);

@@ -1,9 +1,6 @@
-//! Many small things: hits of a manifest, connections, handshakes, idle connections.
+//! Many small things: hits of a manifest, connections, handshakes.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use crate::{
     Bench,
@@ -109,34 +106,6 @@ impl Bench {
         self.add(work, "max RSS MiB", peer.meter.peak_rss_mib());
     }
 
-    /// Connections that have had one answer and are kept.
-    pub async fn idle(&mut self) {
-        let peer = self.kind.start(&self.origin, None).await;
-        let manifest = self.origin.manifest.clone();
-        let ask = peer.ask(&manifest);
-        let mut all = Vec::new();
-        let mut before = 0;
-        // The first ones pay for what all share.
-        for n in 0..WARM_UP + self.scale.idle {
-            if n == WARM_UP {
-                tokio::time::sleep(A_WHILE).await;
-                peer.meter.settled_cpu().await;
-                before = peer.meter.rss();
-            }
-            let mut connection = peer.open().await;
-            connection.get(&ask, &manifest).await;
-            connection.rest();
-            all.push(connection);
-        }
-        tokio::time::sleep(A_WHILE).await;
-        peer.meter.settled_cpu().await;
-        let grown = peer.meter.rss().saturating_sub(before);
-
-        let work = format!("{} idle intercepted connections", self.scale.idle);
-        self.add(&work, "KiB each", grown as f64 / self.scale.idle as f64);
-        self.add(&work, "max RSS MiB", peer.meter.peak_rss_mib());
-    }
-
     /// Adds a figure of the peer that is measured now.
     pub fn add(&mut self, work: &str, unit: &'static str, figure: f64) {
         self.table.add(self.kind.name(), work, unit, figure);
@@ -171,7 +140,5 @@ async fn open(
     started.elapsed().as_secs_f64()
 }
 
-/// After which a connection is an idle one, and not one between two requests.
-const A_WHILE: Duration = Duration::from_secs(4);
 /// Requests or connections that are not measured.
 const WARM_UP: usize = 50;

@@ -23,6 +23,8 @@ pub struct Scale {
     pub hosts: usize,
     pub tunnel: usize,
     pub idle: usize,
+    /// Idle connections of a large site; half as many tunnels.
+    pub many: usize,
     /// Each of the twelve layers of the image that is far away.
     pub far: usize,
     /// Clients that want one cold image at once, and the bytes of that.
@@ -61,6 +63,7 @@ impl Scale {
             hosts: 2_000,
             tunnel: 1024 * MIB,
             idle: 2_000,
+            many: 10_000,
             far: 16 * MIB,
             crowds: 200,
             wide: 1024 * MIB,
@@ -83,6 +86,7 @@ impl Scale {
             hosts: 500,
             tunnel: 512 * MIB,
             idle: 500,
+            many: 1_000,
             far: 4 * MIB,
             crowds: 40,
             wide: 64 * MIB,

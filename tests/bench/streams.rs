@@ -166,13 +166,13 @@ async fn together(peer: &Peer, blob: &Document, clients: usize) -> Together {
 }
 
 /// Asks a [`source`] for `len` bytes, and reads them.
-async fn stream(socket: &mut TcpStream, len: usize) {
+pub async fn stream(socket: &mut TcpStream, len: usize) {
     socket.write_u64(len as u64).await.expect("it reads");
     client::drain(socket, len).await;
 }
 
 /// A server that sends as many bytes as it is told to, again and again.
-async fn source() -> SocketAddr {
+pub async fn source() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("a bound socket");
     tokio::spawn(async move {
@@ -184,13 +184,14 @@ async fn source() -> SocketAddr {
 }
 
 async fn send(mut socket: TcpStream) -> std::io::Result<()> {
-    let piece = vec![7; 256 << 10];
     loop {
         let mut left = usize::try_from(socket.read_u64().await?).expect("64 bits");
         while left > 0 {
-            let n = left.min(piece.len());
-            socket.write_all(&piece[..n]).await?;
+            let n = left.min(PIECE.len());
+            socket.write_all(&PIECE[..n]).await?;
             left -= n;
         }
     }
 }
+
+static PIECE: [u8; 256 << 10] = [7; 256 << 10];
