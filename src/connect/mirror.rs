@@ -1,7 +1,7 @@
 //! `/v2/…` on the proxy port: the gateway as a registry, for clients that take no proxy setting.
 //!
-//! Which registry is meant is looked up, never dialled as given: `?ns=HOST` (containerd), else a first
-//! name component that can be a host, else Docker Hub. Same cache, same promises, same grants.
+//! Which registry is meant is looked up, never dialled as given: `?ns=HOST` (containerd), else what another
+//! gateway says whose `url` this one is, else a first name component that can be a host, else Docker Hub. Same cache, same promises, same grants.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +29,7 @@ struct Meant {
     path_and_query: String,
     /// What the registry takes of the name, with its slash.
     name_prefix: String,
-    /// It is said of no registry in particular: the ping, and the token service, without `?ns=`.
+    /// It is said of no registry in particular: the ping, and the token service, where nothing names one.
     nobody: bool,
 }
 
@@ -47,7 +47,8 @@ impl Gateway {
         started: Instant,
         busy: Busy,
     ) -> Response<Body> {
-        let meant = meant(request.uri().path(), request.uri().query());
+        let said = headers::take_meant_host(request.headers_mut());
+        let meant = meant(request.uri().path(), request.uri().query(), said);
         let mut line = Line {
             client: peer.client,
             user: None,
@@ -164,9 +165,9 @@ fn ask_who(why: &Denied) -> Answer {
     answer
 }
 
-/// Reads `?ns=` and the name's first component.
-fn meant(path: &str, query: Option<&str>) -> Meant {
-    let mut namespace = None;
+/// Reads `?ns=` and the name's first component; `said` is another gateway's word.
+fn meant(path: &str, query: Option<&str>, said: Option<String>) -> Meant {
+    let mut namespace = said;
     let mut rest = Vec::new();
     for pair in query.into_iter().flat_map(|query| query.split('&')) {
         match pair.strip_prefix("ns=") {
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
 
     fn read(path: &str, query: Option<&str>) -> (String, String) {
-        let meant = meant(path, query);
+        let meant = meant(path, query, None);
         (meant.registry, meant.path_and_query)
     }
 

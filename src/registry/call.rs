@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, Scheme};
-use http::{Method, Response};
+use http::{Method, Request, Response};
 
 use super::RegistryRules;
 use crate::policy::{AuthMode, Registry, Site, Target, Via};
@@ -95,6 +95,18 @@ impl Call {
 
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD
+    }
+
+    /// The request as its client made it, for upstream, with this body.
+    pub fn as_it_came(&self, body: Body) -> Result<Request<Body>, Fault> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let uri = self
+            .endpoint
+            .uri(&self.path_and_query, request.headers_mut())?;
+        *request.uri_mut() = uri;
+        Ok(request)
     }
 
     /// What the caller's standing with upstream hangs on; `None` for who comes as anybody.

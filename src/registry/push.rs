@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header;
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt, StreamBody};
 use percent_encoding::percent_decode_str;
@@ -152,18 +152,14 @@ impl Registries {
 
     /// Sends what changes something, in the name that fits.
     async fn send_push(&self, call: &Call, repo: &RepoName, request_body: Body) -> Answer {
-        let uri = match call.endpoint.uri(&call.path_and_query) {
-            Ok(uri) => uri,
+        let mut request = match call.as_it_came(request_body) {
+            Ok(request) => request,
             Err(fault) => return Answer::fault(&fault),
         };
         let authorization = self
             .upstream
             .authorization(&call.endpoint, &call.identity, repo.as_str(), "pull,push")
             .await;
-        let mut request = Request::new(request_body);
-        *request.method_mut() = call.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = call.headers.clone();
         request.headers_mut().remove(header::AUTHORIZATION);
         match authorization {
             Ok(Some(value)) => {

@@ -1,7 +1,7 @@
 //! Everything the cache has no part in: passed on as it is, streamed both ways.
 
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::Registries;
 use super::access::is_away;
@@ -17,14 +17,10 @@ use crate::wire::headers;
 impl Registries {
     /// Passes a request on and its answer back; redirects are the caller's to follow.
     pub(super) async fn relay(&self, call: &Call, request_body: Body) -> Answer {
-        let uri = match call.endpoint.uri(&call.path_and_query) {
-            Ok(uri) => uri,
+        let request = match call.as_it_came(request_body) {
+            Ok(request) => request,
             Err(fault) => return Answer::fault(&fault),
         };
-        let mut request = Request::new(request_body);
-        *request.method_mut() = call.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = call.headers.clone();
         match self.upstream.send(&call.endpoint.name, request).await {
             Ok(response) => relayed(response),
             Err(fault) => Answer::fault(&fault),
@@ -73,13 +69,9 @@ impl Registries {
                 false => self.wants_login(asked, "to know whether you log in"),
             };
         }
-        let answer = match call.endpoint.uri(&call.path_and_query) {
+        let answer = match call.as_it_came(request_body) {
             Err(fault) => Err(fault),
-            Ok(uri) => {
-                let mut request = Request::new(request_body);
-                *request.method_mut() = call.method.clone();
-                *request.uri_mut() = uri;
-                *request.headers_mut() = call.headers.clone();
+            Ok(request) => {
                 let asking = self.upstream.send(&call.endpoint.name, request);
                 tokio::time::timeout(call.rules.revalidate_timeout, asking)
                     .await

@@ -1,9 +1,10 @@
 //! Where a registry is.
 
-use http::Uri;
 use http::uri::{self, Authority, PathAndQuery};
+use http::{HeaderMap, Uri};
 
 use super::fault::{Fault, FaultKind};
+use crate::wire::headers;
 
 /// Where a registry is, and what its content is remembered under.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Endpoint {
     /// A path before `/v2/`, where the configured `url` has one.
     pub prefix: String,
     /// What the registry is called, for one that is asked at another address: it may be a gateway
-    /// that answers for several (the distribution spec's "Registry Proxying").
+    /// that answers for several.
     pub namespace: Option<String>,
     /// `false`: nothing is ever sent there.
     pub enabled: bool,
@@ -26,8 +27,9 @@ pub struct Endpoint {
 // === impl Endpoint ===
 
 impl Endpoint {
-    /// The address of a path (with its query) at this endpoint, if it may be asked at all.
-    pub fn uri(&self, path_and_query: &str) -> Result<Uri, Fault> {
+    /// The address of a path (with its query) at this endpoint, if it may be asked at all. What has to be
+    /// said for it to be understood there goes into `headers`.
+    pub fn uri(&self, path_and_query: &str, headers: &mut HeaderMap) -> Result<Uri, Fault> {
         if !self.enabled {
             return Err(Fault {
                 kind: FaultKind::Disabled,
@@ -37,11 +39,10 @@ impl Endpoint {
                 ),
             });
         }
-        let mut full = format!("{}{path_and_query}", self.prefix);
         if let Some(namespace) = &self.namespace {
-            full.push_str(if full.contains('?') { "&ns=" } else { "?ns=" });
-            full.push_str(namespace);
+            headers::say_meant_host(headers, namespace);
         }
+        let full = format!("{}{path_and_query}", self.prefix);
         let path = full
             .parse::<PathAndQuery>()
             .map_err(|e| Fault::nonsense(format!("the path {full} cannot be asked for: {e}")))?;

@@ -84,7 +84,7 @@ impl Upstream {
         repository: &str,
         follow: bool,
     ) -> Result<Response<Body>, Fault> {
-        let uri = endpoint.uri(path)?;
+        let uri = endpoint.uri(path, &mut headers)?;
         headers.remove(header::AUTHORIZATION);
         let login = match identity {
             Identity::Caller(credential) => {
@@ -180,9 +180,10 @@ impl Upstream {
         let scheme = match self.schemes.get(&key) {
             Some(scheme) => Some(scheme),
             None => {
-                let uri = endpoint.uri("/v2/")?;
+                let mut headers = HeaderMap::new();
+                let uri = endpoint.uri("/v2/", &mut headers)?;
                 let answer = self
-                    .send_bare(&endpoint.name, Method::GET, uri, HeaderMap::new(), false)
+                    .send_bare(&endpoint.name, Method::GET, uri, headers, false)
                     .await?;
                 let offered = offered(answer.headers(), "");
                 if let Some(offered) = &offered {

@@ -37,6 +37,26 @@ pub fn has_passed(headers: &HeaderMap, me: &HeaderValue) -> bool {
         .any(|hop| hop.trim() == me)
 }
 
+/// Tells a gateway that answers for several registries which of them is meant: the host that was asked
+/// for, as RFC 7239 section 5.3 has it. Whoever else is asked does not mind the field, as it might a query.
+pub fn say_meant_host(headers: &mut HeaderMap, host: &str) {
+    let said = format!("{BY_US};host=\"{host}\"");
+    match HeaderValue::from_str(&said) {
+        Ok(said) => headers.insert(header::FORWARDED, said),
+        Err(_) => headers.remove(header::FORWARDED),
+    };
+}
+
+/// Takes what [`say_meant_host`] of another gateway said. What other proxies say is about themselves.
+pub fn take_meant_host(headers: &mut HeaderMap) -> Option<String> {
+    let said = lines(headers, &header::FORWARDED)
+        .flat_map(|line| line.split(','))
+        .find_map(|hop| hop.trim().strip_prefix(BY_US)?.strip_prefix(";host="))
+        .map(|host| host.trim_matches('"').to_owned());
+    headers.remove(header::FORWARDED);
+    said
+}
+
 /// The values of one header over all its lines, where they are text.
 pub fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
@@ -44,6 +64,9 @@ pub fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Ite
         .iter()
         .filter_map(|value| value.to_str().ok())
 }
+
+/// An obfuscated identifier (RFC 7239 section 6.3): a gateway of our kind.
+const BY_US: &str = "by=_pierhead";
 
 const HOP_BY_HOP: &[&str] = &[
     "connection",
@@ -86,5 +109,28 @@ mod tests {
             &headers,
             &HeaderValue::from_static("1.1 pierhead-cd34")
         ));
+    }
+
+    #[test]
+    fn a_gateway_hears_which_registry_another_one_means_and_nothing_of_other_proxies() {
+        let mut headers = HeaderMap::new();
+        say_meant_host(&mut headers, "registry.corp:5000");
+        let said = headers[header::FORWARDED].clone();
+        assert_eq!(said, "by=_pierhead;host=\"registry.corp:5000\"");
+        headers.insert(
+            header::FORWARDED,
+            HeaderValue::from_static("for=10.0.0.1;host=gateway.corp"),
+        );
+        headers.append(header::FORWARDED, said);
+        assert_eq!(
+            take_meant_host(&mut headers).as_deref(),
+            Some("registry.corp:5000")
+        );
+        assert!(headers.is_empty());
+        headers.insert(
+            header::FORWARDED,
+            HeaderValue::from_static("host=gateway.corp"),
+        );
+        assert_eq!(take_meant_host(&mut headers), None);
     }
 }

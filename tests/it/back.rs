@@ -103,3 +103,38 @@ async fn what_is_asked_at_its_own_address_is_left_as_it_is() {
     let reply = gateway.client().get(url).send().await;
     assert_eq!(reply.header("link"), link);
 }
+
+#[tokio::test]
+async fn a_url_is_asked_just_what_its_registry_would_be_and_told_which_one_is_meant() {
+    let (up, gateway) = inner().await;
+    let client = gateway.client();
+    for path in ["", "app/tags/list?n=2", "_catalog"] {
+        let url = format!("https://registry.test/v2/{path}");
+        assert_eq!(client.get(&url).send().await.status, 200, "{path}");
+    }
+    let seen = up.seen();
+    assert!(!seen.is_empty());
+    for seen in seen {
+        assert!(["", "n=2"].contains(&seen.query.as_str()), "{seen:?}");
+        let said = &seen.headers["forwarded"];
+        assert_eq!(said, "by=_pierhead;host=\"registry.test\"", "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_mirror_endpoint_hears_which_registry_another_gateway_means() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 71, &[10]);
+    let gateway = Gateway::before(&up).start().await;
+    let path = format!("/v2/app/manifests/{}", image.manifest.digest);
+    let said = [("forwarded", "by=_pierhead;host=\"registry.test\"")];
+    let reply = direct(gateway.proxy, Method::GET, &path, &said).await;
+    reply.verified(&image.manifest.digest).await;
+    for seen in up.seen() {
+        assert!(!seen.headers.contains_key("forwarded"), "{seen:?}");
+    }
+    let unknown = [("forwarded", "by=_pierhead;host=\"elsewhere.test\"")];
+    let reply = direct(gateway.proxy, Method::GET, &path, &unknown).await;
+    assert_eq!(reply.status, 404);
+    assert!(reply.text().await.contains("elsewhere.test"));
+}
