@@ -57,6 +57,7 @@ mod resume;
 mod robot;
 mod secrets;
 mod service;
+mod soak;
 mod space;
 mod spans;
 mod ssrf;
