@@ -495,6 +495,10 @@ impl Cache {
         };
         let held = room.settle_at(size);
         let key = key.clone();
+        if key.kind == Kind::Manifest {
+            // Before the object, so that a crash takes both or none.
+            self.index.believe(&key.digest).await;
+        }
         if let Err(e) = self.index.insert(key.clone(), size, media_type, held).await {
             // The file is there and right; should it stay unwritten, the next start adopts it by its mark.
             warn!(digest = %key.digest, error = %e, "the index does not know a cached object yet");

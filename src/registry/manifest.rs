@@ -163,7 +163,8 @@ impl Registries {
         if call.refresh {
             return None;
         }
-        let record = self.known_tag(question)?;
+        let heard = self.cache.index().heard_tag(&question.key);
+        let record = heard.or_else(|| self.known_tag(question))?;
         let age = now_seconds().checked_sub(record.confirmed)?;
         (age < question.ttl.as_secs()).then_some(record)
     }
@@ -293,10 +294,13 @@ impl Registries {
             .cache
             .index()
             .tag_variants(&prefix, |record| question.accept.allows(&record.media_type));
-        let mut records: Vec<&TagRecord> = others.iter().collect();
-        records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
+        let mut others: Vec<&TagRecord> = others.iter().collect();
+        others.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
+        let mut records: Vec<&TagRecord> = known.into_iter().chain(others).collect();
+        // A client that is told by a HEAD what is not here would be told so in vain.
+        records.sort_by_key(|record| !self.holds(record));
         let pinned = self.cache.index().pins().is_pinned(&prefix);
-        for record in known.into_iter().chain(records) {
+        for record in records {
             let counts = (holds && record.confirmed > oldest)
                 || (pinned && self.holds_pinned_tag(call, repo, record));
             if counts && let Some(answer) = self.recorded(call, repo, record, Outcome::Stale).await
@@ -305,6 +309,15 @@ impl Registries {
             }
         }
         None
+    }
+
+    /// Whether the manifest that a record stands for is here.
+    fn holds(&self, record: &TagRecord) -> bool {
+        let digest = record.digest.parse::<Digest>();
+        digest.is_ok_and(|digest| {
+            let key = Key::manifest(&digest);
+            self.cache.index().object(&key).is_some()
+        })
     }
 
     fn holds_pinned_tag(&self, call: &Call, repo: &RepoName, record: &TagRecord) -> bool {
@@ -353,7 +366,7 @@ impl Registries {
             };
             self.cache
                 .index()
-                .set_tag(question.key.clone(), Some(record.clone()))
+                .hear_tag(question.key.clone(), record.clone())
                 .await;
             return Judged::Stands(record);
         }
@@ -512,10 +525,7 @@ impl Registries {
             size: manifest.bytes.len() as u64,
             confirmed: now_seconds(),
         };
-        self.cache
-            .index()
-            .set_tag(key.to_owned(), Some(record))
-            .await;
+        self.cache.index().hear_tag(key.to_owned(), record).await;
     }
 
     async fn note_refusal(&self, call: &Call, repo: &RepoName, status: StatusCode) {

@@ -252,6 +252,44 @@ async fn what_is_cached_is_served_while_upstream_is_away_and_fresh_when_it_is_ba
     gateway.client().pull(&new).await;
 }
 
+/// A HEAD said so, and then nothing of it could be had.
+#[tokio::test]
+async fn a_tag_that_moved_out_of_reach_is_served_as_it_was() {
+    let (up, repo) = upstream_with_app().await;
+    let old = repo.image("latest", 30, &[1000]);
+    let setup = always_asking(&up).text("limits", "upstream_connect", "1s");
+    let gateway = setup.start().await;
+    let client = gateway.client();
+    client.pull(&old).await;
+    let new = repo.image("latest", 31, &[2000]);
+    up.fault(On::get("/manifests/").always(), Fault::CutAfter(10));
+    assert_eq!(client.resolve(&repo, "latest").await, new.manifest.digest);
+    for _ in 0..2 {
+        let reply = client.ask_manifest(&repo, "latest").await;
+        assert_stale(reply, &old.manifest.digest).await;
+    }
+    up.stop().await;
+    client.pull(&old).await;
+    let reply = client.ask_manifest(&repo, "latest").await;
+    assert_stale(reply, &old.manifest.digest).await;
+
+    up.mend();
+    up.start_again().await;
+    let moved = async {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(200));
+        while client.resolve(&repo, "latest").await != new.manifest.digest {
+            ticks.tick().await;
+        }
+    };
+    within(60, moved).await;
+    // By its digest, as most clients fetch it after the HEAD.
+    client.pull_digest(&new).await;
+    up.stop().await;
+    client.pull(&new).await;
+    let reply = client.ask_manifest(&repo, "latest").await;
+    assert_stale(reply, &new.manifest.digest).await;
+}
+
 #[tokio::test]
 async fn a_stale_tag_is_served_no_longer_than_offline_for() {
     let (up, repo) = upstream_with_app().await;

@@ -144,8 +144,7 @@ fn must(case: &Case, got: &Got) -> bool {
         // A 404 is remembered for seconds.
         Step::Tag if case.state == State::Revalidating && hit => match sort {
             Sort::Says(status) => status != 404 && case.trouble.once && !got.head,
-            // Who was told by a HEAD that it has moved is not served what it was.
-            _ => got.head || !case.moves() || seen_by_head(case),
+            _ => true,
         },
         _ => true,
     }

@@ -7,6 +7,7 @@
 //! made anew from the files.
 
 mod db;
+mod heard;
 pub mod images;
 mod memory;
 pub mod pins;
@@ -24,6 +25,7 @@ use tracing::error;
 
 pub use self::db::Unreadable;
 use self::db::{Db, GRANTS, LRU, MEMBERS, Mended, OBJECTS, TAGS, USED, WALKED, meta};
+use self::heard::Heard;
 use self::memory::Memory;
 use self::pins::Pins;
 use self::writer::{Ack, Op, Writer};
@@ -60,6 +62,7 @@ pub struct Index {
     writer: mpsc::Sender<Op>,
     touched: Arc<Mutex<HashMap<Vec<u8>, u64>>>,
     recent: Arc<Recent>,
+    heard: Heard,
     /// The latest use there ever was, in microseconds since the epoch.
     latest: AtomicU64,
     ledger: Arc<Ledger>,
@@ -140,6 +143,7 @@ impl Index {
             writer,
             touched,
             recent,
+            heard: Heard::default(),
             latest: AtomicU64::new(facts.latest),
             ledger,
             rebuild,
@@ -333,6 +337,7 @@ impl Index {
         if let Some(record) = &record {
             self.protect_tag(&tag_key, &record.digest);
         }
+        self.heard.forget(&tag_key);
         let known = record.clone().map(Arc::new);
         self.recent.tags.set(tag_key.clone(), known);
         self.send(Op::Tag(tag_key, record)).await;
@@ -340,6 +345,7 @@ impl Index {
 
     /// Forgets what a tag stood for, whatever `Accept` asked: it was pushed anew.
     pub async fn untag(&self, tag_prefix: String) {
+        self.heard.forget_tag(&tag_prefix);
         self.recent.tags.forget_all();
         self.send(Op::Untag(tag_prefix)).await;
     }
