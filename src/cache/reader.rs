@@ -92,7 +92,12 @@ impl Reader {
             match reader.next().await {
                 Ok(None) => None,
                 Ok(Some(chunk)) => Some((Ok(Frame::data(chunk)), Some(reader))),
-                Err(e) => Some((Err(e), None)),
+                Err(e) => {
+                    // The connection ends with it, at once: what was written before, were it the head
+                    // alone, leaves first. A short answer says more than none.
+                    tokio::task::yield_now().await;
+                    Some((Err(e), None))
+                }
             }
         });
         StreamBody::new(chunks).boxed_unsync()
@@ -369,5 +374,20 @@ mod tests {
                 Err(_) => assert!(wrong),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_a_body_breaks_off_leaves_first() {
+        let world = World::new();
+        let gone = Failure::Gone(crate::cache::origin::Gone {
+            message: "upstream is gone".into(),
+            timeout: false,
+            retry: true,
+        });
+        let end = Some(End::Failed(gone));
+        world.state.send_modify(|state| state.end = end);
+        let mut body = world.reader().into_body();
+        assert!(body.frame().now_or_never().is_none(), "it breaks at once");
+        assert!(body.frame().await.unwrap().is_err());
     }
 }
