@@ -81,14 +81,14 @@ impl Cache {
         let (cache, digest) = (self.clone(), digest.clone());
         // In a task of its own: a client that leaves after its last byte has still pushed.
         let kept = tokio::spawn(async move {
-            cache.space.taken_out_is_forgotten().await;
-            cache.index.set_member(member).await;
             let _turn = cache.turns.take(digest.to_string()).await;
             let Capture { upload, room } = capture;
             let (Some(upload), None) = (upload, cache.flight(&digest)) else {
+                cache.index.set_member(member).await;
                 return false;
             };
             if cache.blob(&digest).await.is_some() {
+                cache.index.set_member(member).await;
                 return true;
             }
             cache.space.drop_parked(&digest);
@@ -99,6 +99,10 @@ impl Cache {
                 spool.discard();
                 return false;
             }
+            cache.space.taken_out_is_forgotten().await;
+            cache.index.set_member(member).await;
+            // A crash takes both or none.
+            let _ = cache.index.flush().await;
             match cache
                 .keep(spool, &Key::blob(&digest), room, String::new())
                 .await

@@ -135,6 +135,24 @@ async fn a_damaged_index_never_stops_a_start() {
     assert!(kept > pages / 2, "pins survived {kept} of {}", pages * 2);
 }
 
+/// Two take out the same object: the second comes when a download has said where it is from, and has not
+/// made it known yet.
+#[tokio::test]
+async fn what_is_taken_out_once_more_keeps_what_is_said_of_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    let member = [key("a").to_bytes(), b"here".to_vec()].concat();
+    insert(&index, "a", 10).await;
+    index.set_member(member.clone()).await;
+    drop(index.remove(vec![key("a")]).await.unwrap());
+    index.recent.members.forget_all();
+    assert!(!index.member(&member), "gone with its bytes");
+    index.set_member(member.clone()).await;
+    drop(index.remove(vec![key("a")]).await.unwrap());
+    index.recent.members.forget_all();
+    assert!(index.member(&member));
+}
+
 #[tokio::test]
 async fn later_uses_go_later_when_the_clock_is_set_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -285,10 +285,13 @@ pub(super) fn apply(
                         used = used.saturating_sub(on_disk(size));
                         gone = gone.saturating_add(on_disk(size));
                     }
-                    // What upstream has shown stays true, but without the bytes nobody asks.
-                    let mut end = key.clone();
-                    end.push(u8::MAX);
-                    members.retain_in(key.as_slice()..end.as_slice(), |_, _| false)?;
+                    // What upstream has shown stays true, but without the bytes nobody asks. Of what is not
+                    // known it may be what a download says that is about to make it known.
+                    if old.is_some() {
+                        let mut end = key.clone();
+                        end.push(u8::MAX);
+                        members.retain_in(key.as_slice()..end.as_slice(), |_, _| false)?;
+                    }
                     let known = children.remove(key.as_slice())?;
                     let known = known.map(|value| Child::read_all(value.value()));
                     for child in known.unwrap_or_default() {
