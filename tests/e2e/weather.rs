@@ -49,10 +49,10 @@ fn a_corrupt_blob_reaches_no_client_and_leaves_nothing_behind() {
     let gateway = world.gateway("");
     let skopeo = Skopeo::on(world.machine(&gateway));
     skopeo.copy(&name.full, "corrupt").fails();
-    assert!(
-        gateway.logged().contains(&layer.digest),
-        "the log names the digest that was wanted"
-    );
+    // The client may be gone before the line is written.
+    wait_for("the log names the digest", Duration::from_secs(20), || {
+        gateway.logged().contains(&layer.digest).then_some(())
+    });
 
     world.upstream.break_blob(&layer.digest, None);
     let docker = Docker::start(world.machine(&gateway));
