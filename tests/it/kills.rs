@@ -144,6 +144,7 @@ impl Ordeal {
     async fn endure(mut self) {
         let mut dice = Dice(self.seed ^ 0x5EED);
         let mut given = 0;
+        let mut logged = String::new();
         for round in 0..ROUNDS {
             eprintln!("KILLS_SEED={} round {round}", self.seed);
             let mut gateway = self.gateway.take().expect("one at a time");
@@ -162,10 +163,12 @@ impl Ordeal {
             let held = files(&gateway.cache_dir()).values().sum::<u64>();
             assert!(held <= self.max_size, "{held} of {}", self.max_size);
             let home = gateway.home();
+            logged += &gateway.log.whole();
+            logged.push('\n');
             drop(gateway);
 
             let gateway = self.setup.clone().start_in(home).await;
-            self.check(&gateway).await;
+            self.check(&gateway, &logged).await;
             self.gateway = Some(gateway);
         }
         assert!(given > ROUNDS, "hardly anybody got anything: {given}");
@@ -193,14 +196,14 @@ impl Ordeal {
             let home = gateway.home();
             drop(gateway);
             let gateway = self.setup.clone().start_in(home).await;
-            self.check(&gateway).await;
+            self.check(&gateway, "").await;
             self.gateway = Some(gateway);
         }
         self.verify().await;
     }
 
-    /// After a start.
-    async fn check(&self, gateway: &Gateway) {
+    /// After a start; `before` is what the processes before it logged.
+    async fn check(&self, gateway: &Gateway, before: &str) {
         let here = files(&gateway.cache_dir());
         for name in here.keys().filter(|name| name.starts_with("partial/")) {
             let left = [".done", ".trash"].iter().any(|end| name.ends_with(end));
@@ -220,13 +223,19 @@ impl Ordeal {
             names.any(|name| name.starts_with("blobs/") && name.ends_with(hex))
         };
         // It went, was fetched once more, and the process died with all of it there and its repository not
-        // yet proven: upstream has to be asked.
+        // yet written; so did the next one, which had put it in place. Upstream has to be asked.
+        let was_revived = |digest: &str| {
+            let mut lines = before.lines();
+            lines.any(|line| line.contains("is put in place") && line.contains(digest))
+        };
         let mut unproven = Vec::new();
         self.up.stop().await;
         let client = gateway.client();
         for digest in blobs.iter().filter(|digest| roomy || is_here(digest)) {
             let reply = client.get(&self.world.repo.blob_url(digest)).send().await;
             if !roomy && reply.status != 200 {
+                let here = is_here(digest);
+                assert!(!here || was_revived(digest), "{digest} is not served");
                 unproven.push(digest);
                 continue;
             }
