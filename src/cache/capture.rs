@@ -84,11 +84,11 @@ impl Cache {
             let _turn = cache.turns.take(digest.to_string()).await;
             let Capture { upload, room } = capture;
             let (Some(upload), None) = (upload, cache.flight(&digest)) else {
-                cache.index.set_member(member).await;
+                cache.note_member(member).await;
                 return false;
             };
             if cache.blob(&digest).await.is_some() {
-                cache.index.set_member(member).await;
+                cache.note_member(member).await;
                 return true;
             }
             cache.space.drop_parked(&digest);
@@ -99,10 +99,7 @@ impl Cache {
                 spool.discard();
                 return false;
             }
-            cache.space.taken_out_is_forgotten().await;
-            cache.index.set_member(member).await;
-            // A crash takes both or none.
-            let _ = cache.index.flush().await;
+            cache.note_member(member).await;
             match cache
                 .keep(spool, &Key::blob(&digest), room, String::new())
                 .await

@@ -289,6 +289,8 @@ impl Cache {
                 .await
                 .is_some()
         {
+            // What was said of it until now is to outlive a crash as if it had come now.
+            let _ = self.index.flush().await;
             return;
         }
         let kept = async {
@@ -466,6 +468,14 @@ impl Cache {
         if let Ok(Err(e)) = removed {
             warn!(%digest, error = %e, "what is left of a download cannot be removed");
         }
+    }
+
+    /// Notes that upstream has shown an object in a repository, durably: to be done before anybody relies
+    /// on it, and before the object is known, so that a crash takes both or none.
+    async fn note_member(&self, member: Vec<u8>) {
+        self.space.taken_out_is_forgotten().await;
+        self.index.set_member(member).await;
+        let _ = self.index.flush().await;
     }
 
     /// Puts a verified spool in place and makes the index know it.

@@ -246,6 +246,9 @@ impl Registries {
                         (true, false) => Outcome::Hit,
                     };
                     if let Some(answer) = self.recorded(call, repo, &record, outcome).await {
+                        if moved && !call.is_head() {
+                            self.access.is_on_disk().await;
+                        }
                         return answer;
                     }
                 }

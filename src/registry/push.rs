@@ -126,6 +126,7 @@ impl Registries {
                     self.access
                         .shown(&call.endpoint, repo, &Key::blob(&digest))
                         .await;
+                    self.access.is_on_disk().await;
                 }
             }
             // The next request of the session comes to where this answer says.

@@ -59,6 +59,31 @@ async fn after_an_orderly_end_and_with_upstream_away_a_grant_still_holds() {
 }
 
 #[tokio::test]
+async fn what_upstream_confirmed_of_another_repository_counts_after_a_kill_right_after_it() {
+    let up = Upstream::start().await;
+    let first = up.repo("registry.test", "app");
+    let blob = first.blob(7, MIB);
+    let mut gateway = Gateway::before(&up).start().await;
+    let url = first.blob_url(&blob.digest);
+    let reply = gateway.client().get(&url).send().await;
+    reply.verified(&blob.digest).await;
+    // The kill has to come within the moment in which a change of the index is written.
+    for name in ["b", "c", "d", "e", "f", "g"] {
+        let other = up.repo("registry.test", name);
+        other.put(&blob);
+        let url = other.blob_url(&blob.digest);
+        let reply = gateway.client().get(&url).send().await;
+        reply.verified(&blob.digest).await;
+        gateway.kill9().await;
+        up.stop().await;
+        gateway = gateway.restart().await;
+        let reply = gateway.client().get(&url).send().await;
+        reply.verified(&blob.digest).await;
+        up.start_again().await;
+    }
+}
+
+#[tokio::test]
 async fn a_download_that_a_kill_ended_is_right_the_next_time() {
     let up = Upstream::start().await;
     let repo = up.repo("registry.test", "app");

@@ -109,6 +109,7 @@ impl Ordeal {
         let setup = Gateway::before(&up)
             .text("cache", "tag_ttl", "0s")
             .text("cache", "max_size", max_size)
+            .text("log", "level", "debug")
             .registry("registry.test", "push = \"allow\"");
         let gateway = setup.clone().start().await;
         // The file that is carried in over and over is made by the gateway itself.
@@ -238,6 +239,11 @@ impl Ordeal {
                 assert!(!here || was_revived(digest), "{digest} is not served");
                 unproven.push(digest);
                 continue;
+            }
+            if reply.status != 200 {
+                let about = before.lines().filter(|line| line.contains(digest));
+                let about: Vec<&str> = about.collect();
+                eprintln!("what was logged of {digest}:\n{}", about.join("\n"));
             }
             reply.verified(digest).await;
         }

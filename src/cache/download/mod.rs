@@ -79,11 +79,9 @@ impl Cache {
 
     async fn land(&self, flight: &Flight, spool: Spool, room: Reservation) {
         let (digest, size) = (flight.digest(), spool.written());
-        self.space.taken_out_is_forgotten().await;
-        // The bytes are the blob's, so upstream has shown it in the repository it was asked through.
-        self.index.set_member(flight.member().to_vec()).await;
-        // Who has the last byte may find the blob here after a crash, and its membership with it.
-        let _ = self.index.flush().await;
+        // The bytes are the blob's, so upstream has shown it in the repository it was asked through. Who
+        // has the last byte may find the blob here after a crash.
+        self.note_member(flight.member().to_vec()).await;
         // Followers may have the rest now; the disk's own business need not hold them up.
         flight.change(|state| {
             state.total = Some(size);

@@ -172,6 +172,12 @@ impl Access {
         }
     }
 
+    /// Waits until all that was noted is on disk, so that a crash does not take it. Should the index take
+    /// nothing now, upstream is asked again after one.
+    pub async fn is_on_disk(&self) {
+        let _ = self.index.flush().await;
+    }
+
     /// Asks upstream something that confirms what is cached: no longer than `revalidate_timeout`, and
     /// not at all right after it was silent.
     pub async fn confirm<T>(

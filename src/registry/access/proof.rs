@@ -97,6 +97,10 @@ impl Access {
             Ok(answer) if answer.status().is_success() && is_about(&answer, key, size) => {
                 self.granted(call, repo).await;
                 self.shown(&call.endpoint, repo, key).await;
+                if !offline {
+                    // It would not be shown without upstream until now, and shall be after a crash.
+                    self.is_on_disk().await;
+                }
                 Proof::Granted
             }
             Ok(answer) if answer.status().is_success() => {
