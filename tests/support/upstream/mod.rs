@@ -18,7 +18,11 @@ use std::{
 };
 
 use hyper::{HeaderMap, Method};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::world::World;
@@ -39,6 +43,8 @@ pub struct Upstream {
     /// Whose certificates its registries ask their clients for.
     clients: Option<Arc<TestCa>>,
     running: Mutex<Option<Running>>,
+    /// Its port while it is stopped: bound, so that nobody else is given it, and refusing.
+    stopped: Mutex<Option<TcpSocket>>,
 }
 
 /// A registry within an [`Upstream`]: a host name with repositories and users of its own.
@@ -107,6 +113,7 @@ impl Upstream {
             ca: TestCa::new("upstream test CA"),
             clients,
             running: Mutex::new(None),
+            stopped: Mutex::new(None),
         };
         let listener = TcpListener::bind(upstream.addr).await.expect("a free port");
         let addr = listener.local_addr().expect("a bound socket");
@@ -215,6 +222,7 @@ impl Upstream {
         if let Some(running) = running {
             running.stop.cancel();
             within(10, running.task).await.expect("the server's task");
+            *self.stopped.lock().expect("no panic here") = Some(self.port());
         }
     }
 
@@ -227,8 +235,16 @@ impl Upstream {
 
     /// Starts again on the same port, knowing what it knew.
     pub async fn start_again(&self) {
-        let listener = TcpListener::bind(self.addr).await.expect("its old port");
-        self.run(listener);
+        let stopped = self.stopped.lock().expect("no panic here").take();
+        let socket = stopped.unwrap_or_else(|| self.port());
+        self.run(socket.listen(1024).expect("its old port"));
+    }
+
+    fn port(&self) -> TcpSocket {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("an option");
+        socket.bind(self.addr).expect("its old port");
+        socket
     }
 
     // --- what it saw ---
