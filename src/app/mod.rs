@@ -48,6 +48,7 @@ use crate::tls::Roots;
 pub use crate::upstream::parent::Parent;
 use crate::users::Users;
 use crate::wire::drain::Drain;
+use crate::wire::memory;
 use crate::wire::pace::Patience;
 
 /// A gateway that is ready to run: everything opened, everything bound.
@@ -80,6 +81,7 @@ impl App {
     /// Builds every room from its part of the configuration. `sockets` come before what it says of
     /// addresses.
     pub async fn build(mut config: Config, sockets: Sockets) -> anyhow::Result<Self> {
+        memory::keep_freed_blocks();
         // From here on a signal drains, and does not kill.
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,

@@ -6,6 +6,7 @@ pub mod buffer;
 pub mod drain;
 pub mod headers;
 pub mod idle;
+pub mod memory;
 pub mod pace;
 pub mod pipe;
 pub mod socket;
