@@ -123,17 +123,15 @@ impl Tokens {
                 Fetched::Refused
             };
         }
-        let answer: Option<Answer> = match collect(response.into_body(), LARGEST).await {
-            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        let answer = match collect(response.into_body(), LARGEST).await {
+            Ok(bytes) => Answer::read(&bytes),
             Err(fault) => return Fetched::Away(fault),
         };
-        let token = answer.and_then(|answer| {
-            let text = answer.token.or(answer.access_token)?;
+        let token = answer.and_then(|(text, expires_in)| {
             let mut value = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
             value.set_sensitive(true);
             // The spec's default is a minute; a little earlier, so that none ends on the way.
-            let life =
-                Duration::from_secs(answer.expires_in.unwrap_or(60).min(LONGEST)).mul_f32(0.8);
+            let life = Duration::from_secs(expires_in.unwrap_or(60).min(LONGEST)).mul_f32(0.8);
             Some(Token {
                 value,
                 until: Instant::now() + life,
@@ -150,7 +148,8 @@ impl Tokens {
 }
 
 impl Tokens {
-    /// Whether the service answers at all, be it with a no.
+    /// Whether the service answers at all, be it with a no. What breaks off, and a page in a token's place,
+    /// is no answer.
     pub(super) async fn answers(&self, upstream: &Upstream, name: &str, bearer: &Bearer) -> bool {
         let Some(address) = address(&bearer.realm, bearer.service.as_deref(), &bearer.scope) else {
             return true;
@@ -159,12 +158,26 @@ impl Tokens {
             .follow(name, Method::GET, address, HeaderMap::new())
             .await
         {
+            Ok(response) if response.status().is_success() => {
+                let bytes = collect(response.into_body(), LARGEST).await;
+                bytes.is_ok_and(|bytes| Answer::read(&bytes).is_some())
+            }
             Ok(response) => {
                 let status = response.status();
                 !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
             }
             Err(_) => false,
         }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The token and the seconds it is good for, where that is said.
+    fn read(bytes: &[u8]) -> Option<(String, Option<u64>)> {
+        let answer: Self = serde_json::from_slice(bytes).ok()?;
+        Some((answer.token.or(answer.access_token)?, answer.expires_in))
     }
 }
 
