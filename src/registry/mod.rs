@@ -13,6 +13,7 @@ mod referrers;
 mod relay;
 mod reply;
 mod source;
+mod tag;
 
 use std::collections::HashMap;
 use std::sync::Arc;
