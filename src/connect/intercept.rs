@@ -26,7 +26,7 @@ use crate::registry::{Answer, Asked, TOKEN_PATH, endpoint};
 use crate::telemetry::access::{Line, Outcome};
 use crate::telemetry::metrics::Tally;
 use crate::upstream::Endpoint;
-use crate::wire::body::Body;
+use crate::wire::body::{self, Body};
 use crate::wire::drain::Drain;
 use crate::wire::headers;
 use crate::wire::pace::{Busy, Paced};
@@ -163,10 +163,14 @@ impl Inside {
             started: Instant::now(),
         };
         if headers::has_passed(request.headers(), self.gateway.upstream.via()) {
-            return plain(
+            let said = plain(
                 StatusCode::LOOP_DETECTED,
                 "pierhead: this request has passed this gateway before\n",
             );
+            return match line.method {
+                Method::HEAD => body::without_content(said),
+                _ => said,
+            };
         }
         if request.method() == Method::CONNECT {
             return plain(

@@ -150,7 +150,10 @@ impl Gateway {
     }
 
     /// Turns a registry's answer into a response that writes its log line when it has gone.
-    fn logged(&self, answer: Answer, mut line: Line, busy: Busy) -> Response<Body> {
+    fn logged(&self, mut answer: Answer, mut line: Line, busy: Busy) -> Response<Body> {
+        if line.method == Method::HEAD {
+            answer.response = body::without_content(answer.response);
+        }
         line.status = answer.response.status().as_u16();
         line.outcome = answer.outcome;
         line.rule = answer.rule;

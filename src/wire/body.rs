@@ -3,6 +3,9 @@
 use std::io;
 
 use bytes::Bytes;
+use http::Response;
+use http::header::{self, HeaderValue};
+use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 
@@ -12,6 +15,21 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// A body of no bytes.
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The answer to a `HEAD`: the head alone, with the length that the content would have (RFC 9110 section
+/// 9.3.2). HTTP/2 does not leave the content out by itself.
+pub fn without_content(mut response: Response<Body>) -> Response<Body> {
+    if !response.body().is_end_stream() {
+        let length = response.body().size_hint().exact();
+        if let (Some(length), fields) = (length, response.headers_mut()) {
+            fields
+                .entry(header::CONTENT_LENGTH)
+                .or_insert_with(|| HeaderValue::from(length));
+        }
+        *response.body_mut() = empty();
+    }
+    response
 }
 
 /// A body held in memory.

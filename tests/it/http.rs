@@ -149,3 +149,30 @@ async fn a_registry_without_tls_is_cached_too() {
         assert_eq!(up.bytes_sent(&blob.digest), blob.len(), "each byte once");
     }
 }
+
+#[tokio::test]
+async fn a_head_is_answered_without_content_in_http2_too() {
+    let up = Upstream::start().await;
+    up.repo("registry.test", "app");
+    let gateway = Gateway::before(&up)
+        .registry("registry.test", "deny_repositories = [\"secret/*\"]")
+        .start()
+        .await;
+    for client in [gateway.client(), gateway.client().h2()] {
+        for (path, status) in [("secret/a/manifests/x", 403), ("Bad!/manifests/x", 400)] {
+            let url = format!("https://registry.test/v2/{path}");
+            let got = client.get(&url).send().await;
+            assert_eq!(got.status, status);
+            let length = got.bytes().await.len().to_string();
+            let head = client.head(&url).send().await;
+            assert_eq!(head.status, status);
+            assert_eq!(head.header("content-length"), length);
+            assert_eq!(head.bytes().await, "");
+        }
+        up.stop().await;
+        let ping = client.head("https://registry.test/v2/").send().await;
+        assert_eq!(ping.status, 200);
+        assert_eq!(ping.bytes().await, "");
+        up.start_again().await;
+    }
+}
