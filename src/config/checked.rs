@@ -101,6 +101,10 @@ pub(super) fn build(mut file: File, places: &Places) -> Result<Config, ConfigErr
             Err((key, message)) => return wrong(key, Some(at + 1), message),
         }
         match login(entry) {
+            Ok(None) if entry.username.0.is_some() => warnings.push(format!(
+                "[[registry]] entry {} has a username and neither password_file nor password_env: it is asked as anybody",
+                at + 1
+            )),
             Ok(None) => {}
             Ok(Some(source)) => {
                 if entry.auth == AuthMode::Client {

@@ -11,7 +11,14 @@ use super::keys::{Key, Kind, overridable};
 /// What every variable of ours begins with.
 const PREFIX: &str = "PIERHEAD_";
 /// What the commands that talk to a running gateway read; no keys.
-const COMMAND_LINE: [&str; 2] = ["PIERHEAD_GATEWAY", "PIERHEAD_LOGIN"];
+const COMMAND_LINE: [&str; 5] = [
+    "PIERHEAD_GATEWAY",
+    "PIERHEAD_LOGIN",
+    // The set-up scripts' own.
+    "PIERHEAD_PROXY_LOGIN",
+    "PIERHEAD_NO_PROXY",
+    "PIERHEAD_ROOT",
+];
 
 /// What the environment says.
 #[derive(Debug, Default)]
@@ -20,6 +27,9 @@ pub struct Environment {
     pub file: Option<PathBuf>,
     /// In the order of their names.
     pub overrides: Vec<Override>,
+    /// Variables that begin like ours and are like none of them: a password that the file names, or
+    /// somebody else's.
+    pub foreign: Vec<String>,
 }
 
 /// One variable that sets a key.
@@ -45,9 +55,17 @@ impl Environment {
             if COMMAND_LINE.contains(&variable.as_str()) {
                 continue;
             }
-            let key = overridable()
-                .find(|key| variable_of(key) == variable)
-                .ok_or_else(|| unknown(&variable))?;
+            let Some(key) = overridable().find(|key| variable_of(key) == variable) else {
+                let (likeness, nearest) = nearest(&variable);
+                if likeness < MEANT && !variable.contains("__") {
+                    read.foreign.push(variable);
+                    continue;
+                }
+                return Err(ConfigError::UnknownVariable {
+                    name: variable,
+                    nearest,
+                });
+            };
             let value = value(key, &variable, &text)?;
             read.overrides.push(Override {
                 variable,
@@ -135,19 +153,19 @@ fn parse(text: &str) -> Result<Value, String> {
     }
 }
 
-fn unknown(variable: &str) -> ConfigError {
+/// The variable of ours that is most like `variable`, and how much.
+fn nearest(variable: &str) -> (f64, String) {
     let names = overridable()
         .map(variable_of)
         .chain(["PIERHEAD_CONFIG".to_owned()]);
-    let nearest = names
+    names
         .map(|name| (similarity(&name, &variable.to_ascii_uppercase()), name))
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or_else(String::new, |(_, name)| name);
-    ConfigError::UnknownVariable {
-        name: variable.to_owned(),
-        nearest,
-    }
+        .unwrap_or_default()
 }
+
+/// A variable that is as like one of ours was meant to be it.
+const MEANT: f64 = 0.8;
 
 /// Kubernetes gives every pod variables for the services around it, and a service that is called
 /// `pierhead` makes these begin like ours.
@@ -184,6 +202,25 @@ mod tests {
 
     fn toml(text: &str) -> Table {
         toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_only_begins_like_ours_is_somebody_elses_and_what_is_like_ours_was_meant() {
+        let names = [
+            "PIERHEAD_BIN",
+            "PIERHEAD_PROXY_LOGIN",
+            "PIERHEAD_ROBOT_PASSWORD",
+        ];
+        let env = names.map(|name| (name, "x"));
+        let foreign = read(&env).unwrap().foreign;
+        assert_eq!(foreign, ["PIERHEAD_BIN", "PIERHEAD_ROBOT_PASSWORD"]);
+        for name in [
+            "PIERHEAD_CACHE_MAX_SIZE",
+            "PIERHEAD_CACHE__MAX_SISE",
+            "PIERHEAD_A__B",
+        ] {
+            assert!(read(&[(name, "1")]).is_err(), "{name}");
+        }
     }
 
     #[test]

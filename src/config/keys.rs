@@ -161,7 +161,7 @@ pub fn hint(path: &str) -> String {
         .iter()
         .map(|sibling| (similarity(sibling, name), join(section, sibling)))
         .filter(|(score, _)| *score >= 0.5)
-        .map(|(score, path)| (score + 0.25, path));
+        .map(|(score, path)| (score + 0.35, path));
     // Of equals the last one wins here, and the first one of the table is the likelier.
     let elsewhere = KEYS
         .iter()
@@ -170,7 +170,17 @@ pub fn hint(path: &str) -> String {
         .filter(|(score, _)| *score >= 0.75);
     match near.chain(elsewhere).max_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((_, near)) => format!("the nearest is `{near}`"),
-        None => format!("here may stand {}", siblings.join(", ")),
+        None => {
+            let likest = siblings
+                .iter()
+                .map(|sibling| (similarity(sibling, name), sibling))
+                .max_by(|a, b| a.0.total_cmp(&b.0));
+            let nearest = likest.map_or_else(String::new, |(_, sibling)| join(section, sibling));
+            format!(
+                "the nearest is `{nearest}`; here may stand {}",
+                siblings.join(", ")
+            )
+        }
     }
 }
 
@@ -228,7 +238,7 @@ mod tests {
         assert_eq!(hint("cache.ca_file"), "the nearest is `upstream.ca_file`");
         assert_eq!(
             hint("log.zzzzzzzzzzzz"),
-            "here may stand format, level, otlp"
+            "the nearest is `log.otlp`; here may stand format, level, otlp"
         );
     }
 

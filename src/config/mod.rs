@@ -224,7 +224,20 @@ impl Config {
             })?;
             places.variables.insert(one.key.path, one.variable);
         }
-        checked::build(file, &places)
+        let named: Vec<String> = file
+            .registry
+            .iter()
+            .filter_map(|entry| entry.password_env.0.clone())
+            .collect();
+        let mut config = checked::build(file, &places)?;
+        for foreign in environment.foreign {
+            if !named.contains(&foreign) {
+                config.warnings.push(format!(
+                    "the environment variable {foreign} is no setting of pierhead, and means nothing here"
+                ));
+            }
+        }
+        Ok(config)
     }
 }
 

@@ -67,10 +67,8 @@ pub(super) fn login(
             "registry.password_env",
             "there is a password_file already; leave one of them out",
         )),
-        (Some(_), None, None, None) => Err((
-            "registry.username",
-            "say password_file or password_env as well",
-        )),
+        // As anybody; whoever meant a login is warned.
+        (Some(_), None, None, None) => Ok(None),
         (None, ..) => Err(("registry.password_file", "say username as well")),
     }
 }

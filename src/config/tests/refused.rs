@@ -45,7 +45,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
         ),
         (
             "[log]\nzzzzzzzzzzzz = 1",
-            "line 2: unknown key `log.zzzzzzzzzzzz`; here may stand format, level, otlp",
+            "line 2: unknown key `log.zzzzzzzzzzzz`; the nearest is `log.otlp`; here may stand format, level, otlp",
         ),
     ] {
         assert_eq!(message(text), format!("pierhead.toml, {expected}"));
@@ -357,8 +357,10 @@ fn a_login_has_a_name_and_one_place_for_its_password() {
     assert_eq!(load(&good).logins.len(), 1);
     assert_eq!(load(&entry("docker_config = \"c.json\"")).logins.len(), 1);
     assert!(load(&entry("")).logins.is_empty());
+    let nobody = load(&entry("username = \"robot\""));
+    assert!(nobody.logins.is_empty());
+    assert!(nobody.warnings[0].contains("asked as anybody"));
     for (more, key) in [
-        ("username = \"robot\"", "registry.username (entry 1)"),
         ("password_env = \"P\"", "registry.password_file (entry 1)"),
         (
             "username = \"r\"\npassword_file = \"f\"\npassword_env = \"P\"",

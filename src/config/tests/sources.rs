@@ -97,9 +97,14 @@ fn a_bad_variable_is_named() {
         bad("PIERHEAD_CACHE__MAX_SIZE", "5 potatoes"),
         "environment variable PIERHEAD_CACHE__MAX_SIZE: `cache.max_size`: \"5 potatoes\" is not a size; say for example \"50GiB\" or \"10MB\", or a number of bytes"
     );
-    let text = bad("PIERHEAD_REGISTRY", "[{ host = \"a\", username = \"u\" }]");
+    let text = bad(
+        "PIERHEAD_REGISTRY",
+        "[{ host = \"a\", password_env = \"u\" }]",
+    );
     assert!(
-        text.starts_with("environment variable PIERHEAD_REGISTRY: `registry.username (entry 1)`"),
+        text.starts_with(
+            "environment variable PIERHEAD_REGISTRY: `registry.password_file (entry 1)`"
+        ),
         "{text}"
     );
     let text = bad("PIERHEAD_REGISTRY", "[{ hosst = \"a\" }]");
