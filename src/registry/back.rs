@@ -47,9 +47,11 @@ pub(super) fn lead_back(headers: &mut HeaderMap, asked: &Asked) {
 /// host's.
 pub(super) fn own_path(address: &Uri, asked: &Asked) -> Option<String> {
     let endpoint = &asked.endpoint;
-    let own = address
-        .authority()
-        .is_none_or(|authority| *authority == endpoint.authority);
+    // Who is told which host was asked for may write that.
+    let own = address.authority().is_none_or(|authority| {
+        *authority == endpoint.authority
+            || endpoint.namespace.as_deref() == Some(authority.as_str())
+    });
     let path = address.path_and_query().filter(|_| own)?.as_str();
     Some(
         path.strip_prefix(&*endpoint.prefix)
@@ -183,6 +185,18 @@ mod tests {
             ),
             "Bearer realm=\"https://registry.example/token\",service=\"s\""
         );
+    }
+
+    #[test]
+    fn an_upstream_that_goes_by_the_host_it_is_told_is_led_back_too() {
+        for url in ["https://outer.example", "http://outer.example:5000"] {
+            let asked = asked(url, false);
+            for scheme in ["https", "http"] {
+                let location = format!("{scheme}://registry.example/v2/a/blobs/uploads/1");
+                let led = led(&asked, header::LOCATION, &location);
+                assert_eq!(led, "/v2/a/blobs/uploads/1");
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::error::{Code, OciError};
 use crate::oci::manifest::{DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED};
 use crate::oci::reference::{Reference, RepoName};
-use crate::store::Key;
+use crate::store::{Key, Mismatch};
 use crate::telemetry::access::Outcome;
 use crate::upstream::{self, Fault, FaultKind};
 use crate::wire::body;
@@ -182,9 +182,18 @@ impl Registries {
             .and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
         let manifest = match verified(reference, announced, media_type, bytes) {
             Ok(manifest) => manifest,
-            Err(answer) => {
-                tracing::warn!(registry = %call.endpoint.id, %repo, %reference, "upstream sent another manifest than the digest says; dropped");
-                return Got::Away(answer);
+            Err(Unfit::Mismatch(mismatch)) => {
+                tracing::warn!(
+                    registry = %call.endpoint.id, %repo, %reference,
+                    digest = %mismatch.expected, received = %mismatch.actual, size = mismatch.size,
+                    "upstream sent another manifest than the digest says; dropped"
+                );
+                let error = OciError::new(Code::DigestInvalid, mismatch.to_string());
+                return Got::Away(Box::new(Answer::error(StatusCode::BAD_GATEWAY, &error)));
+            }
+            Err(Unfit::Shapeless) => {
+                let fault = nonsense("what is no manifest");
+                return Got::Away(Box::new(Answer::fault(&fault)));
             }
         };
         // The index writes in order: once the object is known durably, so is all that was said of it.
@@ -242,7 +251,7 @@ impl Registries {
         }
     }
 
-    async fn remember(&self, key: &str, manifest: &Manifest) {
+    pub(super) async fn remember(&self, key: &str, manifest: &Manifest) {
         let record = TagRecord {
             digest: manifest.digest.to_string(),
             media_type: manifest.media_type.to_string(),
@@ -299,12 +308,19 @@ pub(super) fn manifest_type(headers: &HeaderMap) -> Option<String> {
     (of_a_registry || (named && media_type.contains("json"))).then_some(media_type)
 }
 
+/// Why what came is not the manifest.
+enum Unfit {
+    Mismatch(Mismatch),
+    /// Nothing names its digest, and it does not look like one.
+    Shapeless,
+}
+
 fn verified(
     reference: &Reference,
     announced: Option<Digest>,
     media_type: String,
     bytes: Bytes,
-) -> Result<Manifest, Box<Answer>> {
+) -> Result<Manifest, Unfit> {
     let expected = reference.digest().cloned().or(announced);
     let expected_none = expected.is_none();
     let algorithm = expected
@@ -314,16 +330,15 @@ fn verified(
     if let Some(expected) = expected
         && expected != digest
     {
-        let message =
-            format!("upstream sent a manifest of digest {digest} where {expected} was due");
-        return Err(Box::new(Answer::error(
-            StatusCode::BAD_GATEWAY,
-            &OciError::new(Code::DigestInvalid, message),
-        )));
+        return Err(Unfit::Mismatch(Mismatch {
+            expected,
+            actual: digest,
+            size: bytes.len() as u64,
+        }));
     }
     // Where nothing names the digest, the shape must speak for itself.
     if expected_none && crate::oci::manifest::sniff(&bytes).is_none() {
-        return Err(Box::new(Answer::fault(&nonsense("what is no manifest"))));
+        return Err(Unfit::Shapeless);
     }
     Ok(Manifest {
         digest,

@@ -171,6 +171,9 @@ impl Registries {
         let as_nobody = matches!(call.identity, Identity::Anonymous | Identity::Gateway(_));
         let mut answer = self.route(call, path, body).await;
         back::lead_back(answer.response.headers_mut(), &asked);
+        if path.starts_with("/v2/") {
+            answer = answer.in_words(&asked);
+        }
         // Who came without a login may have one: only a 401 makes a client send it.
         if answer.response.status() == StatusCode::FORBIDDEN
             && chooses
@@ -234,6 +237,12 @@ impl Registries {
             let message = format!("the repository {repo} is not open here: {rule}");
             return Answer::denied(&message, rule).about(repo, path);
         }
+        if path == "/v2/_catalog"
+            && let Err(rule) = call.registry().allows_catalog()
+        {
+            let message = "not all repositories are open here, so the list of all is not shown";
+            return Answer::denied(message, rule).about("", path);
+        }
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         let in_v2 = path == "/v2" || path.starts_with("/v2/");
         if in_v2 && !reads && call.method != Method::OPTIONS && call.registry().push == Push::Deny {
@@ -262,6 +271,10 @@ impl Registries {
             }
             Route::Manifest { repo, reference } if call.method == Method::PUT => self
                 .push_manifest(&call, &repo, &reference, body)
+                .await
+                .about(&repo, &reference),
+            Route::Manifest { repo, reference } if call.method == Method::DELETE => self
+                .delete_manifest(&call, &repo, &reference, body)
                 .await
                 .about(&repo, &reference),
             Route::Upload { repo } if !reads => {

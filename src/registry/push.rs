@@ -26,6 +26,7 @@ use crate::oci::error::{Code, OciError};
 use crate::oci::reference::{Reference, RepoName};
 use crate::store::Key;
 use crate::upstream;
+use crate::upstream::identity::{Identity, Refusal};
 use crate::wire::body::{self, Body};
 
 /// A copy that the requests of one upload share.
@@ -47,7 +48,10 @@ impl Registries {
                 return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &error);
             }
         };
-        let answer = self.send_push(call, repo, body::full(bytes.clone())).await;
+        let again = Some(bytes.clone());
+        let answer = self
+            .send_push(call, repo.as_str(), body::full(bytes.clone()), again)
+            .await;
         if answer.response.status() != StatusCode::CREATED {
             return answer;
         }
@@ -58,6 +62,7 @@ impl Registries {
             .headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
+        let mut pushed = None;
         if let Some(media_type) = media_type {
             let manifest = Manifest {
                 digest: Digest::of(algorithm, &bytes),
@@ -68,14 +73,46 @@ impl Registries {
             self.access.granted(call, repo).await;
             self.access.shown(&call.endpoint, repo, &key).await;
             self.cache.keep_manifest(&manifest).await;
+            pushed = Some(manifest);
         }
         if let Reference::Tag(tag) = reference {
             let prefix = tag_prefix(&call.endpoint.id, repo.as_str(), tag.as_str());
             self.cache.index().untag(prefix).await;
+            if let Some(pushed) = pushed {
+                self.tag_stands_for(call, repo, tag, &pushed).await;
+            }
             // Whoever asks next must find it moved, not find out in a moment.
             let _ = self.cache.index().flush().await;
         }
         self.missing.invalidate_all();
+        answer
+    }
+
+    /// `DELETE` of a manifest (end-9): a tag that stood for it does so no more.
+    pub(super) async fn delete_manifest(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        reference: &Reference,
+        request_body: Body,
+    ) -> Answer {
+        let answer = self.pass_on(call, request_body, repo.as_str()).await;
+        if !answer.response.status().is_success() {
+            return answer;
+        }
+        let index = self.cache.index();
+        match reference {
+            Reference::Tag(tag) => {
+                let prefix = tag_prefix(&call.endpoint.id, repo.as_str(), tag.as_str());
+                index.untag(prefix).await;
+            }
+            Reference::Digest(digest) => {
+                index
+                    .untag_digest(&call.endpoint.id, repo.as_str(), digest)
+                    .await;
+            }
+        }
+        let _ = index.flush().await;
         answer
     }
 
@@ -106,8 +143,9 @@ impl Registries {
                 .remove(&upload_key(call, path))
                 .unwrap_or_default(),
         };
+        let again = request_body.is_end_stream().then(Bytes::new);
         let copied = tee(request_body, session.clone());
-        let answer = self.send_push(call, repo, copied).await;
+        let answer = self.send_push(call, repo.as_str(), copied, again).await;
         let status = answer.response.status();
         match status {
             StatusCode::CREATED => {
@@ -151,30 +189,76 @@ impl Registries {
         answer
     }
 
-    /// Sends what changes something, in the name that fits.
-    async fn send_push(&self, call: &Call, repo: &RepoName, request_body: Body) -> Answer {
-        let mut request = match call.as_it_came(request_body) {
-            Ok(request) => request,
-            Err(fault) => return Answer::fault(&fault),
-        };
-        let authorization = self
-            .upstream
-            .authorization(&call.endpoint, &call.identity, repo.as_str(), "pull,push")
-            .await;
-        request.headers_mut().remove(header::AUTHORIZATION);
-        match authorization {
-            Ok(Some(value)) => {
+    /// Sends what changes something, in the name that fits. `again` is its content, where that is at hand to
+    /// be sent a second time: what upstream wants to see for it (RFC 6750 section 3) is only known then.
+    pub(super) async fn send_push(
+        &self,
+        call: &Call,
+        repository: &str,
+        request_body: Body,
+        again: Option<Bytes>,
+    ) -> Answer {
+        let mut refused = None;
+        let mut request_body = Some(request_body);
+        let mut sent = 0;
+        loop {
+            sent += 1;
+            let content = match request_body.take() {
+                Some(content) => content,
+                None => body::full(again.clone().unwrap_or_default()),
+            };
+            let mut request = match call.as_it_came(content) {
+                Ok(request) => request,
+                Err(fault) => return Answer::fault(&fault),
+            };
+            let authorization = self
+                .upstream
+                .authorization(
+                    &call.endpoint,
+                    &call.identity,
+                    repository,
+                    "pull,push",
+                    refused.as_ref(),
+                )
+                .await;
+            let credential = match authorization {
+                Ok(credential) => credential,
+                Err(fault) => return Answer::fault(&fault),
+            };
+            request.headers_mut().remove(header::AUTHORIZATION);
+            if let Some(value) = credential.clone() {
                 request.headers_mut().insert(header::AUTHORIZATION, value);
             }
-            Ok(None) => {}
-            Err(fault) => return Answer::fault(&fault),
-        }
-        match self.upstream.send(&call.endpoint.name, request).await {
-            Ok(response) => relay::relayed(response),
-            Err(fault) => Answer::fault(&fault),
+            let response = match self.upstream.send(&call.endpoint.name, request).await {
+                Ok(response) => response,
+                Err(fault) => return Answer::fault(&fault),
+            };
+            let callers = matches!(call.identity, Identity::Caller(_));
+            if response.status() != StatusCode::UNAUTHORIZED || callers {
+                return relay::relayed(response);
+            }
+            let no = Refusal {
+                challenge: response.headers().clone(),
+                credential,
+            };
+            if again.is_some() && sent < SENT {
+                refused = Some(no);
+                continue;
+            }
+            return match self
+                .upstream
+                .push_refused(&call.endpoint, &call.identity, repository, &no)
+            {
+                Some(fault) => Answer::fault(&fault),
+                None => relay::relayed(response),
+            };
         }
     }
 }
+
+/// How often a change is sent: with what is held, with what upstream wanted to see instead, and with that
+/// anew, should it have ended.
+const SENT: u32 = 3;
 
 fn upload_key(call: &Call, path: &str) -> String {
     format!("{}{path}", call.endpoint.id)

@@ -1,7 +1,9 @@
 //! Everything the cache has no part in: passed on as it is, streamed both ways.
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
+use http_body::Body as _;
 
 use super::Registries;
 use super::access::is_away;
@@ -28,7 +30,7 @@ impl Registries {
     }
 
     /// Passes on what is neither cached nor pushed (lists of tags, referrers, the catalog) in the name
-    /// that fits. Only the caller's own name travels with a method that changes something.
+    /// that fits.
     pub(super) async fn pass_on(
         &self,
         call: &Call,
@@ -36,8 +38,12 @@ impl Registries {
         repository: &str,
     ) -> Answer {
         let reads = matches!(call.method, Method::GET | Method::HEAD);
-        if matches!(call.identity, Identity::Caller(_)) || !reads {
+        if matches!(call.identity, Identity::Caller(_)) {
             return self.relay(call, request_body).await;
+        }
+        if !reads {
+            let again = request_body.is_end_stream().then(Bytes::new);
+            return self.send_push(call, repository, request_body, again).await;
         }
         let mut headers = call.asking(call.headers.get(header::ACCEPT).cloned());
         if let Some(range) = call.headers.get(header::RANGE) {
@@ -63,12 +69,11 @@ impl Registries {
         if call.by_policy_alone() {
             return Answer::new(pong(false), Outcome::Relay);
         }
-        if asked.mirror || call.registry().auth == AuthMode::ClientOrGateway {
-            return match call.headers.contains_key(header::AUTHORIZATION) {
-                true => Answer::new(pong(false), Outcome::Relay),
-                false => self.wants_login(asked, "to know whether you log in"),
-            };
+        let chooses = asked.mirror || call.registry().auth == AuthMode::ClientOrGateway;
+        if chooses && call.headers.contains_key(header::AUTHORIZATION) {
+            return Answer::new(pong(false), Outcome::Relay);
         }
+        let wants_login = || self.wants_login(asked, "to know whether you log in");
         let answer = match call.as_it_came(request_body) {
             Err(fault) => Err(fault),
             Ok(request) => {
@@ -85,6 +90,7 @@ impl Registries {
         };
         match answer {
             Ok(response) if is_away(response.status()) => Answer::new(pong(true), Outcome::Stale),
+            Ok(_) if chooses => wants_login(),
             Ok(response) => {
                 let challenge = response.headers().clone();
                 if response.status() == StatusCode::UNAUTHORIZED
@@ -102,6 +108,9 @@ impl Registries {
                     FaultKind::Forbidden | FaultKind::Tls | FaultKind::Nonsense
                 ) =>
             {
+                if chooses {
+                    return wants_login();
+                }
                 Answer::fault(&fault)
             }
             Err(_) => Answer::new(pong(true), Outcome::Stale),

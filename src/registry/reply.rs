@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{HeaderName, Response, StatusCode};
+use http::{HeaderName, Method, Response, StatusCode};
 use http_body::Body as _;
 
-use super::call::{Answer, Call};
+use super::call::{Answer, Asked, Call};
 use crate::cache::flight::Failure;
 use crate::cache::origin::Gone;
 use crate::oci::digest::Digest;
@@ -136,11 +136,29 @@ impl Answer {
 
     /// Gives a refusal that came without words (the answer to a HEAD) some, where the caller's own
     /// question has room for them.
-    pub fn with_words(mut self, call: &Call) -> Self {
+    pub fn with_words(self, call: &Call) -> Self {
         let status = self.response.status();
         if call.is_head() || status.is_success() || !self.response.body().is_end_stream() {
             return self;
         }
+        self.say(&call.endpoint.name)
+    }
+
+    /// An error of upstream's, or of something before it, that is in other words than a registry's: in
+    /// those, and it says whose it is. Its fields stay.
+    pub fn in_words(self, asked: &Asked) -> Self {
+        let status = self.response.status();
+        let kind = self.response.headers().get(header::CONTENT_TYPE);
+        let json = kind.is_some_and(|kind| kind.as_bytes().windows(4).any(|part| part == b"json"));
+        let error = status.is_client_error() || status.is_server_error();
+        if !error || json || asked.method == Method::HEAD || status.as_u16() == 416 {
+            return self;
+        }
+        self.say(&asked.endpoint.name)
+    }
+
+    fn say(mut self, name: &str) -> Self {
+        let status = self.response.status();
         let code = match status.as_u16() {
             401 => Code::Unauthorized,
             403 => Code::Denied,
@@ -148,9 +166,10 @@ impl Answer {
             429 => Code::TooManyRequests,
             _ => Code::Unavailable,
         };
-        let message = format!("{} answered {status}", call.endpoint.name);
+        let message = format!("{name} answered {status}");
         let headers = self.response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::CONTENT_ENCODING);
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),

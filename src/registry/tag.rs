@@ -70,6 +70,23 @@ impl Registries {
         self.cache.manifest_at_hand(&record.digest.parse().ok()?)
     }
 
+    /// Upstream has taken `manifest` as what the tag stands for.
+    pub(super) async fn tag_stands_for(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        tag: &Tag,
+        manifest: &Manifest,
+    ) {
+        let key = tag_key(
+            &call.endpoint.id,
+            repo.as_str(),
+            tag.as_str(),
+            WIDEST.hash(),
+        );
+        self.remember(&key, manifest).await;
+    }
+
     pub(super) async fn by_tag(&self, call: &Call, repo: &RepoName, tag: &Tag) -> Answer {
         let accept = self.accepts.of(&call.headers);
         let question = Question::new(call, repo, tag, &accept);

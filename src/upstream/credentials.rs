@@ -41,7 +41,8 @@ pub enum LoginSource {
 /// A registry's login, as it is by now.
 pub struct Credentials {
     source: LoginSource,
-    held: Mutex<Option<Held>>,
+    /// By the host it is for, where a Docker configuration is asked for more than one.
+    held: Mutex<HashMap<String, Held>>,
 }
 
 /// A login that cannot be read. Names places, never secrets.
@@ -115,7 +116,7 @@ impl Credentials {
     pub fn new(source: LoginSource) -> Arc<Self> {
         Arc::new(Self {
             source,
-            held: Mutex::new(None),
+            held: Mutex::default(),
         })
     }
 
@@ -124,8 +125,15 @@ impl Credentials {
         &self.source
     }
 
-    /// The login as it is now: a file is read again when it changed, a helper asked every few minutes.
-    pub async fn login(&self) -> Result<Arc<Login>, CredentialError> {
+    /// The login for `host` as it is now: a file is read again when it changed, a helper asked every few
+    /// minutes.
+    pub async fn login(&self, host: &str) -> Result<Arc<Login>, CredentialError> {
+        let host = match &self.source {
+            // A pattern stands for whichever host of it was asked.
+            LoginSource::DockerConfig { host: own, .. } if !own.contains('*') => own,
+            LoginSource::DockerConfig { .. } => host,
+            _ => "",
+        };
         let modified = match &self.source {
             LoginSource::PasswordFile { file, .. } | LoginSource::DockerConfig { file, .. } => {
                 std::fs::metadata(file)
@@ -136,24 +144,32 @@ impl Credentials {
         };
         {
             let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(held) = &*held
+            if let Some(held) = held.get(host)
                 && held.modified == modified
                 && held.read.elapsed() < ASK_AGAIN
             {
                 return Ok(held.login.clone());
             }
         }
-        let login = Arc::new(self.read().await?);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = Some(Held {
+        let login = Arc::new(self.read(host).await?);
+        let read = Held {
             login: login.clone(),
             modified,
             read: Instant::now(),
-        });
+        };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(host.to_owned(), read);
         Ok(login)
     }
 
-    async fn read(&self) -> Result<Login, CredentialError> {
+    /// It was refused: a helper may know another one by now, and is asked at once, though not more often
+    /// than every few seconds.
+    pub fn forget(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, held| held.read.elapsed() < NOT_BEFORE);
+    }
+
+    async fn read(&self, host: &str) -> Result<Login, CredentialError> {
         match &self.source {
             LoginSource::PasswordFile { username, file } => {
                 let text = std::fs::read_to_string(file).map_err(|e| CredentialError::File {
@@ -165,7 +181,7 @@ impl Credentials {
             LoginSource::PasswordEnv { username, variable } => std::env::var(variable)
                 .map(|password| Login::new(username, password))
                 .map_err(|_| CredentialError::Env(variable.clone())),
-            LoginSource::DockerConfig { file, host } => {
+            LoginSource::DockerConfig { file, .. } => {
                 let err = |why: String| CredentialError::DockerConfig {
                     file: file.clone(),
                     why,
@@ -202,6 +218,8 @@ struct DockerConfig {
 #[derive(Deserialize)]
 struct DockerAuth {
     auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -223,7 +241,7 @@ impl DockerConfig {
         }
         for name in &names {
             let entry = self.auths.get(name);
-            if let Some(login) = entry.and_then(|entry| decode(entry.auth.as_deref()?)) {
+            if let Some(login) = entry.and_then(DockerAuth::login) {
                 return Ok(Some(login));
             }
             if let (Some(_), Some(store)) = (entry, &self.store) {
@@ -231,6 +249,20 @@ impl DockerConfig {
             }
         }
         Ok(None)
+    }
+}
+
+// === impl DockerAuth ===
+
+impl DockerAuth {
+    /// Both ways of writing it that Docker reads; an identity token is no login.
+    fn login(&self) -> Option<Login> {
+        let encoded = self.auth.as_deref().filter(|auth| !auth.is_empty());
+        match (encoded, &self.username, &self.password) {
+            (Some(auth), ..) => decode(auth),
+            (None, Some(username), Some(password)) => Some(Login::new(username, password)),
+            _ => None,
+        }
     }
 }
 
@@ -247,7 +279,8 @@ fn docker_names(host: &str) -> Vec<String> {
         ];
         return names.map(str::to_owned).into();
     }
-    vec![host.to_owned(), format!("https://{host}")]
+    let addresses = ["", "/", "/v1/", "/v2/"].map(|path| format!("https://{host}{path}"));
+    [host.to_owned()].into_iter().chain(addresses).collect()
 }
 
 fn decode(auth: &str) -> Option<Login> {
@@ -293,6 +326,8 @@ async fn ask_helper(helper: &str, name: &str) -> Result<Login, CredentialError> 
 
 /// A helper's secret, and a variable's, are asked for again after this long.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// A login that was refused is not read again sooner than this.
+const NOT_BEFORE: Duration = Duration::from_secs(2);
 const HELPER_TIME: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -315,14 +350,44 @@ mod tests {
             username: "robot".into(),
             file: file.clone(),
         });
-        assert_eq!(credentials.login().await.unwrap().password(), "one");
+        assert_eq!(
+            credentials
+                .login("registry.example")
+                .await
+                .unwrap()
+                .password(),
+            "one"
+        );
         let later = SystemTime::now() + Duration::from_secs(5);
         std::fs::write(&file, "two").unwrap();
         std::fs::File::open(&file)
             .unwrap()
             .set_modified(later)
             .unwrap();
-        assert_eq!(credentials.login().await.unwrap().password(), "two");
+        assert_eq!(
+            credentials
+                .login("registry.example")
+                .await
+                .unwrap()
+                .password(),
+            "two"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_docker_config_is_asked_for_the_host_that_a_pattern_stood_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        let auths = r#"{"auths":{"a.example":{"username":"a","password":"1"},"https://b.example/v2/":{"auth":"YjoyMg=="}}}"#;
+        std::fs::write(&file, auths).unwrap();
+        let credentials = Credentials::new(LoginSource::DockerConfig {
+            file,
+            host: "*.example".into(),
+        });
+        let login = |host| credentials.login(host);
+        assert_eq!(*login("a.example").await.unwrap(), Login::new("a", "1"));
+        assert_eq!(*login("b.example").await.unwrap(), Login::new("b", "22"));
+        assert!(login("c.example").await.is_err());
     }
 
     #[tokio::test]
@@ -340,7 +405,7 @@ mod tests {
             host: "docker.io".into(),
         });
         assert_eq!(
-            *credentials.login().await.unwrap(),
+            *credentials.login("registry.example").await.unwrap(),
             Login::new("me", "token")
         );
     }

@@ -43,7 +43,7 @@ pub enum Carries<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     #[error(
-        "{host} is {addr}, a {kind} address; add it to upstream.allow_private if it is meant to be reached"
+        "{host} is {kind} ({addr}); add it to upstream.allow_private if it is meant to be reached"
     )]
     Refused {
         host: String,

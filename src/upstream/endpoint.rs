@@ -27,6 +27,15 @@ pub struct Endpoint {
 // === impl Endpoint ===
 
 impl Endpoint {
+    /// The host that the client asked for.
+    pub fn host(&self) -> &str {
+        let id = self.id.split_once("://").map_or(&*self.id, |(_, id)| id);
+        match id.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => id,
+        }
+    }
+
     /// The address of a path (with its query) at this endpoint, if it may be asked at all. What has to be
     /// said for it to be understood there goes into `headers`.
     pub fn uri(&self, path_and_query: &str, headers: &mut HeaderMap) -> Result<Uri, Fault> {

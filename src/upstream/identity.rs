@@ -41,6 +41,28 @@ pub(super) enum Scheme {
     Bearer(Bearer),
 }
 
+// === impl Scheme ===
+
+impl Scheme {
+    /// What it is whatever is asked for.
+    fn without_scope(&self) -> Self {
+        match self {
+            Self::Basic => Self::Basic,
+            Self::Bearer(bearer) => Self::Bearer(Bearer {
+                scope: String::new(),
+                ..bearer.clone()
+            }),
+        }
+    }
+}
+
+/// Upstream's 401 to a change: what it wants instead, and what came along.
+#[derive(Debug)]
+pub struct Refusal {
+    pub challenge: HeaderMap,
+    pub credential: Option<HeaderValue>,
+}
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -159,25 +181,34 @@ impl Upstream {
         )))
     }
 
-    /// The `Authorization` for a request that carries a body, and so cannot be asked twice: for
-    /// `actions` on `repository`. `None`: without.
+    /// The `Authorization` for a request that changes something, and may not be asked twice: for `actions`
+    /// on `repository`, or for what upstream wanted to see when it was `refused`. `None`: without.
     pub async fn authorization(
         &self,
         endpoint: &Endpoint,
         identity: &Identity,
         repository: &str,
         actions: &str,
+        refused: Option<&Refusal>,
     ) -> Result<Option<HeaderValue>, Fault> {
         let login = match identity {
             Identity::Caller(credential) => return Ok(credential.clone()),
             Identity::Login(login) => Some(login.clone()),
             Identity::Anonymous | Identity::Gateway(None) => None,
             Identity::Gateway(Some(credentials)) => {
+                if refused.is_some() {
+                    credentials.forget();
+                }
                 Some(self.own_login(endpoint, credentials).await?)
             }
         };
         let key = format!("{}/", endpoint.id);
-        let scheme = match self.schemes.get(&key) {
+        let wanted = refused.and_then(|no| offered(&no.challenge, ""));
+        let known = match &wanted {
+            Some(_) => wanted.clone(),
+            None => self.schemes.get(&key),
+        };
+        let scheme = match known {
             Some(scheme) => Some(scheme),
             None => {
                 let mut headers = HeaderMap::new();
@@ -185,23 +216,26 @@ impl Upstream {
                 let answer = self
                     .send_bare(&endpoint.name, Method::GET, uri, headers, false)
                     .await?;
-                let offered = offered(answer.headers(), "");
-                if let Some(offered) = &offered {
-                    self.schemes.insert(key, offered.clone());
-                }
-                offered
+                offered(answer.headers(), "")
             }
         };
+        if let Some(scheme) = &scheme {
+            self.schemes.insert(key, scheme.without_scope());
+        }
         match (scheme, login) {
             (Some(Scheme::Basic), Some(login)) => Ok(Some(login.to_basic())),
             (Some(Scheme::Bearer(bearer)), login) => {
-                let bearer = Bearer {
-                    scope: format!("repository:{repository}:{actions}"),
-                    ..bearer
+                let bearer = match wanted {
+                    Some(_) if !bearer.scope.is_empty() => bearer,
+                    _ => Bearer {
+                        scope: format!("repository:{repository}:{actions}"),
+                        ..bearer
+                    },
                 };
+                let refused = refused.and_then(|no| no.credential.as_ref());
                 match self
                     .tokens
-                    .fetch(self, endpoint, &bearer, login.as_deref(), None)
+                    .fetch(self, endpoint, &bearer, login.as_deref(), refused)
                     .await
                 {
                     Fetched::Token(token) => Ok(Some(token)),
@@ -213,12 +247,31 @@ impl Upstream {
         }
     }
 
+    /// A change was refused for good: the token that came along is not tried again, and where it was the
+    /// gateway's own name, the caller cannot mend it. What to say then.
+    pub fn push_refused(
+        &self,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        repository: &str,
+        no: &Refusal,
+    ) -> Option<Fault> {
+        if let Some(credential) = &no.credential {
+            self.tokens.forget(credential);
+        }
+        let Identity::Gateway(Some(credentials)) = identity else {
+            return None;
+        };
+        credentials.forget();
+        Some(self.own_login_refused(endpoint, repository))
+    }
+
     async fn own_login(
         &self,
         endpoint: &Endpoint,
         credentials: &Credentials,
     ) -> Result<Arc<Login>, Fault> {
-        credentials.login().await.map_err(|e| {
+        credentials.login(endpoint.host()).await.map_err(|e| {
             warn!(registry = %endpoint.name, error = %e, "the gateway's own login cannot be read");
             Fault {
                 kind: FaultKind::Login,
@@ -255,22 +308,27 @@ impl Upstream {
         repository: &str,
         answer: Response<Body>,
     ) -> Result<Response<Body>, Fault> {
-        let Identity::Gateway(Some(_)) = identity else {
+        let Identity::Gateway(Some(credentials)) = identity else {
             return Ok(answer);
         };
+        credentials.forget();
+        Err(self.own_login_refused(endpoint, repository))
+    }
+
+    fn own_login_refused(&self, endpoint: &Endpoint, repository: &str) -> Fault {
         warn!(registry = %endpoint.name, repository, "upstream refused the gateway's own login");
         self.metrics.login_refused(&endpoint.name);
         let what = match repository {
             "" => "what was asked",
             repository => repository,
         };
-        Err(Fault {
+        Fault {
             kind: FaultKind::Login,
             message: format!(
                 "{} refused the gateway's own login for {what}; its operator has to mend that account's rights, or username and password of that registry",
                 endpoint.name
             ),
-        })
+        }
     }
 }
 

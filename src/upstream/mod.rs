@@ -25,6 +25,7 @@ use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::capture_connection;
 use tracing::field::Empty;
 use tracing::{Instrument, info_span};
 
@@ -213,12 +214,18 @@ impl Upstream {
             error = Empty,
         );
         let started = Instant::now();
-        let limit = way.idle + way.dialer.limit();
+        let limit = way.idle;
         // An upload may take as long as it flows: the clock starts anew with every part of it.
         let progress = Progress::default();
-        let request = request.map(|body| progress.watch(body));
+        let mut request = request.map(|body| progress.watch(body));
+        // The making of a connection has a limit of its own.
+        let mut connection = capture_connection(&mut request);
+        let connected = async {
+            let connected = connection.wait_for_connection_metadata();
+            let _ = tokio::time::timeout(way.dialer.limit(), connected).await;
+        };
         let client = way.own.get(name).unwrap_or(&way.client);
-        let asking = progress.within(limit, client.request(request));
+        let asking = progress.within(limit, connected, client.request(request));
         let result = match asking.instrument(span.clone()).await {
             Ok(Ok(response)) => match forwarder {
                 // The parent's own word, which is nothing to the client.

@@ -122,7 +122,7 @@ impl Upstream {
         let Some(credentials) = own else {
             return probe.anybody(bearer, ping(Identity::Anonymous).await);
         };
-        let user = match credentials.login().await {
+        let user = match credentials.login(endpoint.host()).await {
             Ok(login) => login.username.clone(),
             Err(e) => {
                 probe.step("login", format!("FAILED: it cannot be read: {e}"));

@@ -148,6 +148,15 @@ impl Tokens {
 }
 
 impl Tokens {
+    /// Lets go of a token that was refused, so that it is not held for as long as its service said.
+    pub(super) fn forget(&self, refused: &HeaderValue) {
+        for (key, token) in &self.held {
+            if token.value == *refused {
+                self.held.invalidate(&*key);
+            }
+        }
+    }
+
     /// Whether the service answers at all, be it with a no. What breaks off, and a page in a token's place,
     /// is no answer.
     pub(super) async fn answers(&self, upstream: &Upstream, name: &str, bearer: &Bearer) -> bool {
@@ -198,8 +207,9 @@ fn address(realm: &str, service: Option<&str>, scope: &str) -> Option<Uri> {
     if let Some(service) = service {
         address.push_str(&format!("service={}&", encode(service)));
     }
-    if !scope.is_empty() {
-        address.push_str(&format!("scope={}", encode(scope)));
+    // Several are said one by one, as clients do.
+    for one in scope.split_ascii_whitespace() {
+        address.push_str(&format!("scope={}&", encode(one)));
     }
     let address = address.trim_end_matches(['?', '&']);
     let address: Uri = address.parse().ok()?;
@@ -232,6 +242,8 @@ mod tests {
             uri.query(),
             Some("service=r.example&scope=repository%3Aa%2Fb%3Apull")
         );
+        let two = address("https://auth.example/token", None, "a:b:pull c:d:pull").unwrap();
+        assert_eq!(two.query(), Some("scope=a%3Ab%3Apull&scope=c%3Ad%3Apull"));
         assert!(address("file:///etc/passwd", None, "x").is_none());
     }
 }

@@ -61,13 +61,19 @@ impl Progress {
         .boxed_unsync()
     }
 
-    /// Waits for `answer` until nothing was taken for `limit`; the error is that it was.
+    /// Waits for `answer` until nothing was taken for `limit` after it `began`, which others see to; the
+    /// error is that it was.
     pub async fn within<T>(
         &self,
         limit: Duration,
+        began: impl Future<Output = ()>,
         answer: impl Future<Output = T>,
     ) -> Result<T, ()> {
         tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return Ok(answer),
+            () = began => *self.last() = Instant::now(),
+        }
         loop {
             let deadline = *self.last() + limit;
             tokio::select! {

@@ -70,3 +70,4 @@ mod untrusted;
 mod users;
 mod variants;
 mod warm;
+mod words;

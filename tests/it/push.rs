@@ -1,8 +1,9 @@
-//! Pushes are refused, in the words of the specification, and with the way to allow them.
+//! Pushes: refused in the words of the specification, with the way to allow them; or in the cache at once.
 
 use hyper::Method;
 
-use crate::support::{Client, Gateway, Image, Upstream};
+use crate::robot::{Asks, PASSWORD, gateway_as, robots};
+use crate::support::{Blob, Client, Fault, Gateway, Image, On, Upstream, image};
 
 async fn assert_push_refused(client: &Client, image: &Image) {
     let digest = &image.layers[0].digest;
@@ -61,4 +62,113 @@ async fn a_large_upload_is_denied_without_being_read_to_its_end() {
         assert_eq!(reply.status, 403);
     }
     gateway.client().pull(&image).await;
+}
+
+const ALLOW: &str = "push = \"allow\"";
+
+fn uploads(status: u16, location: &str) -> Fault {
+    Fault::Status(status, vec![("location", location.to_owned())], "")
+}
+
+#[tokio::test]
+async fn an_upload_that_upstream_leads_to_the_host_it_was_told_is_the_registrys_all_the_same() {
+    let up = Upstream::start().await;
+    let url = format!("{ALLOW}\nurl = \"https://inner.test\"");
+    up.registry("inner.test");
+    let gateway = Gateway::before(&up).registry("registry.test", &url);
+    let gateway = gateway.start().await;
+    let blob = Blob::noise(5, 3000);
+    // As docker-registry writes it, who goes by `Forwarded`.
+    let next = "https://registry.test/v2/app/blobs/uploads/1?state=x";
+    up.fault(On::any("/blobs/uploads/"), uploads(202, next));
+    let client = gateway.client();
+    let begun = client.ask(Method::POST, "https://registry.test/v2/app/blobs/uploads/");
+    let begun = begun.send().await;
+    assert_eq!(begun.header("location"), "/v2/app/blobs/uploads/1?state=x");
+    up.fault(On::any("/blobs/uploads/1"), uploads(201, ""));
+    let digest = &blob.digest;
+    let url = format!("https://registry.test/v2/app/blobs/uploads/1?state=x&digest={digest}");
+    let done = client.ask(Method::PUT, &url).body(blob.bytes.clone());
+    assert_eq!(done.send().await.status, 201);
+    up.stop().await;
+    let url = format!("https://registry.test/v2/app/blobs/{digest}");
+    client.get(&url).send().await.verified(digest).await;
+}
+
+#[tokio::test]
+async fn a_pushed_tag_is_served_while_upstream_is_away_and_a_deleted_one_is_asked_for() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let image = repo.image("v1", 6, &[100]);
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway.start().await;
+    let client = gateway.client();
+    let url = repo.manifest_url("pushed");
+    up.fault(On::any("/manifests/pushed"), uploads(201, ""));
+    let bytes = image.manifest.bytes.clone();
+    let push = client.ask(Method::PUT, &url).body(bytes);
+    let push = push.header("content-type", image::OCI_MANIFEST);
+    assert_eq!(push.send().await.status, 201);
+    up.stop().await;
+    let pulled = client.ask_manifest(&repo, "pushed").await;
+    pulled.verified(&image.manifest.digest).await;
+    up.start_again().await;
+
+    for gone in [image.by_digest(), url] {
+        client.ask_manifest(&repo, "v1").await.bytes().await;
+        up.fault(On::any("/manifests/"), uploads(202, ""));
+        let deleted = client.ask(Method::DELETE, &gone).send().await;
+        assert_eq!(deleted.status, 202);
+        // Upstream never had it.
+        assert_eq!(client.ask_manifest(&repo, "pushed").await.status, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_push_in_the_gateways_name_renews_its_token() {
+    let (up, _, image) = robots(Asks::Bearer).await;
+    let setup = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway_as(setup, "gateway", PASSWORD).await;
+    let client = gateway.client();
+    let upload = image.repo.url("blobs/uploads/");
+    let manifest = image.repo.manifest_url("v2");
+    // This upstream takes no pushes from anybody: 405 is for who was let in.
+    for _ in 0..2 {
+        let start = client.ask(Method::POST, &upload).send().await;
+        assert_eq!(start.status, 405);
+        let push = client.ask(Method::PUT, &manifest).body("{}").send().await;
+        assert_eq!(push.status, 405);
+        let delete = client.ask(Method::DELETE, &image.by_digest()).send().await;
+        assert_eq!(delete.status, 405);
+        up.expire_tokens();
+    }
+    // What streams cannot be sent twice, and the token that was refused is not sent again.
+    let tokens = up.count(Method::GET, "/token");
+    let url = "https://registry.test/v2/team/app/blobs/uploads/1";
+    for fetched in [0, 1] {
+        let part = client.ask(Method::PATCH, url).body("bytes").send().await;
+        assert_eq!(part.status, 403);
+        assert_eq!(up.count(Method::GET, "/token"), tokens + fetched);
+    }
+}
+
+#[tokio::test]
+async fn a_push_whose_robot_is_refused_says_so_and_counts() {
+    for asks in [Asks::Basic, Asks::Bearer] {
+        let (up, _, image) = robots(asks).await;
+        let setup = Gateway::before(&up).registry("registry.test", ALLOW);
+        let gateway = gateway_as(setup, "gateway", "wrong").await;
+        let client = gateway.client();
+        let url = image.repo.manifest_url("v2");
+        let push = client.ask(Method::PUT, &url).body("{}").send().await;
+        assert_eq!(push.status, 403);
+        let (_, message) = push.oci_error().await;
+        assert!(
+            message.contains("refused the gateway's own login"),
+            "{message}"
+        );
+        let metrics = gateway.metrics().await;
+        let counted = "pierhead_logins_refused_total{registry=\"registry.test\"} 1";
+        assert!(metrics.contains(counted), "{metrics}");
+    }
 }

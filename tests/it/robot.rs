@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 const HOST: &str = "registry.test";
-const PASSWORD: &str = "r0b0t-pass";
+pub(crate) const PASSWORD: &str = "r0b0t-pass";
 const LAYER: usize = 200_000;
 
 /// How the upstream of a test asks who is there.

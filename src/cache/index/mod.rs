@@ -350,6 +350,29 @@ impl Index {
         self.send(Op::Untag(tag_prefix)).await;
     }
 
+    /// Forgets that tags of a repository stood for `digest`: it was deleted. Not of what is pinned, which
+    /// somebody wants kept.
+    pub async fn untag_digest(&self, origin: &str, repository: &str, digest: &Digest) {
+        let prefix = format!("{origin}\n{repository}\n");
+        let listed = self.db.read(|db| {
+            let table = db.begin_read()?.open_table(TAGS)?;
+            let mut found = Vec::new();
+            for entry in table.range(prefix.as_str()..images::after(&prefix).as_str())? {
+                let (key, value) = entry?;
+                if value.value().0 == digest.as_str() {
+                    found.push(key.value().to_owned());
+                }
+            }
+            Ok(found)
+        });
+        for key in listed.unwrap_or_default() {
+            let name = key.rfind('\n').map_or(&*key, |at| &key[..=at]);
+            if !self.pins.is_pinned(name) {
+                self.set_tag(key, None).await;
+            }
+        }
+    }
+
     /// Whether an upstream has shown this member; see `access`.
     pub fn member(&self, member: &[u8]) -> bool {
         let read = || {

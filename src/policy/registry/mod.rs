@@ -202,6 +202,17 @@ impl Registry {
         }
     }
 
+    /// Whether the list of all repositories may be asked for; `Err` as above.
+    pub fn allows_catalog(&self) -> Result<(), String> {
+        match self.repositories.is_none() && self.deny_repositories.is_empty() {
+            true => Ok(()),
+            false => Err(format!(
+                "registry {}, which does not show all its repositories",
+                self.name
+            )),
+        }
+    }
+
     /// How long `tag` is answered without asking upstream; `default` is `cache.tag_ttl`.
     pub fn tag_ttl(&self, tag: &str, default: Duration) -> Duration {
         self.tag_ttl.for_tag(tag, default)
