@@ -48,11 +48,14 @@ fn what_docker_pushes_podman_and_another_docker_pull() {
     let by_docker = format!("{OTHER}/team/docker:1");
     docker.docker(&["tag", &source.full, &by_docker]).ok();
     docker.docker(&["push", &by_docker]).ok();
+    world.upstream.seen().forget();
     let podman = Podman::on(world.machine(&gateway));
     podman.pull(&by_docker).ok();
     let other = Docker::start(world.machine(&gateway));
     other.pull(&by_docker).ok();
     assert_eq!(other.id(&by_docker), image.id);
+    let seen = world.upstream.seen();
+    assert_eq!(seen.blob_downloads(), 0, "{seen}");
 }
 
 #[test]

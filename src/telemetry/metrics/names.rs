@@ -30,7 +30,7 @@ impl Metrics {
         );
         r.register(
             "upstream_requests",
-            "Requests sent to registries, by registry and by result (a status class, 429, timeout or unreachable)",
+            "Requests sent to registries, by registry and by result (a status class, 401, 403, 404, 429, or what went wrong: timeout, unreachable, tls, login, forbidden, nonsense, disabled)",
             self.upstream_requests.clone(),
         );
         r.register_with_unit(
