@@ -49,9 +49,8 @@ impl Registries {
             }
         };
         let again = Some(bytes.clone());
-        let answer = self
-            .send_push(call, repo.as_str(), body::full(bytes.clone()), again)
-            .await;
+        let content = body::full(bytes.clone());
+        let answer = self.send_push(call, repo.as_str(), content, again).await;
         if answer.response.status() != StatusCode::CREATED {
             return answer;
         }

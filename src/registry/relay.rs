@@ -43,7 +43,9 @@ impl Registries {
         }
         if !reads {
             let again = request_body.is_end_stream().then(Bytes::new);
-            return self.send_push(call, repository, request_body, again).await;
+            let changing = self.send_push(call, repository, request_body, again);
+            // Boxed: what few requests need is not room, and work, in all of them.
+            return Box::pin(changing).await;
         }
         let mut headers = call.asking(call.headers.get(header::ACCEPT).cloned());
         if let Some(range) = call.headers.get(header::RANGE) {

@@ -225,7 +225,8 @@ impl Upstream {
             let _ = tokio::time::timeout(way.dialer.limit(), connected).await;
         };
         let client = way.own.get(name).unwrap_or(&way.client);
-        let asking = progress.within(limit, connected, client.request(request));
+        // Boxed, as what is asked of upstream is not room in every request that is answered without.
+        let asking = Box::pin(progress.within(limit, connected, client.request(request)));
         let result = match asking.instrument(span.clone()).await {
             Ok(Ok(response)) => match forwarder {
                 // The parent's own word, which is nothing to the client.
