@@ -21,11 +21,10 @@ pub fn empty() -> Body {
 /// 9.3.2). HTTP/2 does not leave the content out by itself.
 pub fn without_content(mut response: Response<Body>) -> Response<Body> {
     if !response.body().is_end_stream() {
-        let length = response.body().size_hint().exact();
-        if let (Some(length), fields) = (length, response.headers_mut()) {
-            fields
-                .entry(header::CONTENT_LENGTH)
-                .or_insert_with(|| HeaderValue::from(length));
+        if let Some(length) = response.body().size_hint().exact() {
+            let length = HeaderValue::from(length);
+            let fields = response.headers_mut();
+            fields.entry(header::CONTENT_LENGTH).or_insert(length);
         }
         *response.body_mut() = empty();
     }

@@ -70,4 +70,5 @@ mod untrusted;
 mod users;
 mod variants;
 mod warm;
+mod watch;
 mod words;
