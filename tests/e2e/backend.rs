@@ -11,7 +11,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::image::{Blob, Document, Image, Index};
-use crate::process::Daemon;
+use crate::process::{Daemon, START_LIMIT, run};
 
 /// The daemon with a client to it.
 pub struct Backend {
@@ -31,13 +31,31 @@ pub struct Store {
 impl Backend {
     /// Starts an empty registry under `dir`. A client needs a runtime: call this inside one.
     pub fn start(dir: &Path) -> Self {
+        Self::start_as(dir, "http: {addr: \"127.0.0.1:0\", relativeurls: true}\n")
+    }
+
+    /// The same as it comes from its package, for one user only: where an upload goes on is said with the
+    /// host that it believes to be called by.
+    pub fn behind_a_password(dir: &Path, user: &str, password: &str) -> Self {
+        let users = dir.join("users");
+        let mut htpasswd = Command::new("htpasswd");
+        htpasswd.args(["-Bbc"]).arg(&users).args([user, password]);
+        run(htpasswd, START_LIMIT).ok();
+        let said = format!(
+            "http: {{addr: \"127.0.0.1:0\"}}\nauth: {{htpasswd: {{realm: house, path: {}}}}}\n",
+            users.display()
+        );
+        Self::start_as(dir, &said)
+    }
+
+    fn start_as(dir: &Path, said: &str) -> Self {
         let config = dir.join("registry.yml");
         let storage = dir.join("registry");
         std::fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-                 http: {{addr: \"127.0.0.1:0\", relativeurls: true}}\n",
+                "version: 0.1\nlog: {{level: info}}\n\
+                 storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n{said}",
                 storage.display()
             ),
         )
@@ -67,6 +85,11 @@ impl Backend {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> &str {
+        &self.store.base
     }
 }
 

@@ -101,6 +101,12 @@ impl World {
         name
     }
 
+    /// A registry of the house, beside those of the world.
+    pub fn house(&self, user: &str, password: &str) -> Backend {
+        let _inside = self.runtime.enter();
+        Backend::behind_a_password(&self.folder("r"), user, password)
+    }
+
     /// A gateway with the defaults of these tests, changed by `changes` (TOML).
     pub fn gateway(&self, changes: &str) -> Gateway {
         Gateway::start(&self.folder("g"), self.config(changes)).keeping(&self.upstream.secrets())

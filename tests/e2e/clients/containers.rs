@@ -110,6 +110,23 @@ impl Skopeo {
         run(command, PULL_LIMIT)
     }
 
+    /// From a folder of the machine to a registry, each manifest as it is.
+    pub fn push(&self, from: &str, name: &str, options: &[&str]) -> Finished {
+        let mut command = self.machine.command("skopeo");
+        command
+            .args(["--insecure-policy", "copy", "--quiet", "--preserve-digests"])
+            .args(options)
+            .arg(format!("dir:{}", self.folder(from).display()))
+            .arg(format!("docker://{name}"));
+        run(command, PULL_LIMIT)
+    }
+
+    pub fn delete(&self, name: &str) -> Finished {
+        let mut command = self.machine.command("skopeo");
+        command.args(["delete", &format!("docker://{name}")]);
+        run(command, PULL_LIMIT)
+    }
+
     /// The digest of what a tag names now.
     pub fn digest(&self, name: &str) -> Finished {
         let mut command = self.machine.command("skopeo");
