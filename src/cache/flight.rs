@@ -5,17 +5,16 @@
 //! Nobody holds another up, and a client that goes away changes nothing.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use tokio::sync::watch;
 
 use super::fresh::Fresh;
 use super::origin::{FetchError, Gone, Origin};
 use super::reader::Reader;
+use super::sync::{AtomicUsize, MODEL, Mutex, Ordering, watch};
 use crate::oci::digest::Digest;
 use crate::store::{Mismatch, Spool};
 use crate::telemetry::metrics::Metrics;
@@ -272,9 +271,29 @@ impl Flight {
         self.fresh.clear();
     }
 
-    /// Tells followers how far it is.
-    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
-        self.state.send_modify(change);
+    /// An earlier try had left that many bytes.
+    pub(super) fn found(&self, bytes: u64) {
+        self.state.send_modify(|state| state.found = bytes);
+    }
+
+    /// Upstream says anew how large the whole is, or that it does not know.
+    pub(super) fn total_is(&self, total: Option<u64>) {
+        self.state.send_modify(|state| state.total = total);
+    }
+
+    /// All `size` bytes are in the file, and they are the blob's.
+    pub(super) fn verified(&self, size: u64) {
+        self.state.send_modify(|state| {
+            state.total = Some(size);
+            state.written = size;
+            state.shown = size;
+            state.end = Some(End::Verified);
+        });
+    }
+
+    pub(super) fn failed(&self, failure: Failure) {
+        self.state
+            .send_modify(|state| state.end = Some(End::Failed(failure)));
     }
 
     /// Whether followers have heard of the end.
@@ -332,4 +351,4 @@ impl From<FetchError> for Failure {
 const MOST_SOURCES: usize = 8;
 /// Bytes of a blob that do not wait for the disk. Not all of them: followers who are woken for each piece
 /// keep a busy gateway from reading the next one.
-const AT_ONCE: u64 = 256 << 10;
+const AT_ONCE: u64 = if MODEL { 24 << 10 } else { 256 << 10 };

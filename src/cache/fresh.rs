@@ -1,9 +1,11 @@
 //! The bytes of a download that came last, in memory: who follows closely does not wait for the disk.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use bytes::Bytes;
+
+use super::sync::{MODEL, Mutex, MutexGuard};
 
 /// What came last, in the blob's order and without a gap. All that is not in the file yet is here, and
 /// a little more.
@@ -84,7 +86,7 @@ impl Fresh {
 /// Bytes that stay here though the file has them.
 const KEPT: u64 = 512 << 10;
 /// The pieces that those may be in.
-const MOST: usize = 128;
+const MOST: usize = if MODEL { 3 } else { 128 };
 
 #[cfg(test)]
 mod tests {

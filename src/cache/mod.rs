@@ -4,6 +4,7 @@ pub mod capture;
 pub mod catalog;
 mod download;
 pub mod flight;
+mod flights;
 mod fresh;
 pub mod index;
 pub mod ledger;
@@ -15,18 +16,20 @@ pub mod put;
 pub mod reader;
 mod recovery;
 pub mod space;
+mod sync;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, info_span, warn};
 
 use self::flight::{DownloadView, Flight};
+pub use self::flights::Download;
+use self::flights::Flights;
 use self::index::Index;
 use self::ledger::Ledger;
 pub use self::manifests::Manifest;
@@ -58,7 +61,7 @@ pub struct Cache {
     index: Arc<Index>,
     space: Arc<Space>,
     open: Arc<OpenObjects>,
-    flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    flights: Flights,
     turns: Turns,
     /// Connections for one large blob, at least one.
     parallel: AtomicUsize,
@@ -98,7 +101,7 @@ impl Cache {
             index,
             space,
             open,
-            flights: Mutex::default(),
+            flights: Flights::default(),
             turns: Turns::default(),
             parallel: AtomicUsize::new(config.parallel.max(1)),
             connections: Arc::new(Semaphore::new(MORE_CONNECTIONS)),
@@ -187,7 +190,7 @@ impl Cache {
 
     /// The download of `digest` that is under way, if any.
     pub fn flight(&self, digest: &Digest) -> Option<Arc<Flight>> {
-        self.flights().get(digest).cloned()
+        self.flights.get(digest)
     }
 
     /// Whether the blob is here, or on its way. Nothing is looked at, nor counted as a use.
@@ -200,30 +203,32 @@ impl Cache {
         self.metrics.lookaheads.inc();
     }
 
-    /// Joins the download of `digest`, or begins it with `source`; the answer's second half says
-    /// whether this call began it. `member` is remembered once upstream has answered `source` with
+    /// Joins the download of `digest`, or begins it with `source`. `member` is remembered once upstream has answered `source` with
     /// bytes: that the blob is in the repository that was asked.
     pub fn download(
         self: &Arc<Self>,
         digest: &Digest,
         member: Vec<u8>,
         source: Arc<dyn Origin>,
-    ) -> (Arc<Flight>, bool) {
-        let mut flights = self.flights();
-        if let Some(flight) = flights.get(digest) {
-            return (flight.clone(), false);
+    ) -> Download {
+        let key = Key::blob(digest);
+        // A download ends after the index knows its blob.
+        let is_here = || {
+            self.index.object(&key).is_some()
+                && matches!(self.open.open(&self.store, &key), Ok(Some(_)))
+        };
+        let begin = || Flight::new(digest.clone(), member, source, self.metrics.clone());
+        let download = self.flights.join(digest, is_here, begin);
+        if let Download::Begun(flight) = &download {
+            let span = info_span!(target: spans::TARGET, "download", pierhead.digest = %digest);
+            tokio::spawn(self.clone().run_download(flight.clone()).instrument(span));
         }
-        let flight = Flight::new(digest.clone(), member, source, self.metrics.clone());
-        flights.insert(digest.clone(), flight.clone());
-        drop(flights);
-        let span = info_span!(target: spans::TARGET, "download", pierhead.digest = %digest);
-        tokio::spawn(self.clone().run_download(flight.clone()).instrument(span));
-        (flight, true)
+        download
     }
 
     /// Downloads under way, the oldest first.
     pub fn downloads(&self) -> Vec<DownloadView> {
-        let mut views: Vec<DownloadView> = self.flights().values().map(|f| f.view()).collect();
+        let mut views: Vec<DownloadView> = self.flights.all().iter().map(|f| f.view()).collect();
         views.sort_by_key(|view| view.since);
         views
     }
@@ -236,7 +241,7 @@ impl Cache {
     /// Waits until what has verified is in place, at most `limit`: its clients may have the last byte
     /// before the disk has.
     pub async fn put_in_place(&self, limit: Duration) {
-        let waits = || self.flights().values().any(|flight| flight.is_verified());
+        let waits = || self.flights.all().iter().any(|flight| flight.is_verified());
         let until = Instant::now() + limit;
         while waits() && Instant::now() < until {
             tokio::time::sleep(A_MOMENT).await;
@@ -245,7 +250,7 @@ impl Cache {
 
     /// How many downloads are under way.
     pub fn flights_under_way(&self) -> usize {
-        self.flights().len()
+        self.flights.count()
     }
 
     /// Opens a complete object. One whose size is not what it was is damaged, and goes.
@@ -344,14 +349,10 @@ impl Cache {
     }
 
     fn end_flight(&self, digest: &Digest) {
-        if self.flights().remove(digest).is_some() {
+        if self.flights.end(digest) {
             self.metrics.downloads_active.dec();
             self.metrics.live.ring();
         }
-    }
-
-    fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Response;
 
@@ -15,6 +16,12 @@ pub trait Origin: fmt::Debug + Send + Sync + 'static {
     /// Asks for a part. Every call starts at the registry, so that an expired redirect or token is
     /// renewed. Upstream may answer with more than was asked for, or with another part.
     fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>>;
+
+    /// What it began to fetch has verified: upstream has let whoever it asks for read the repository.
+    /// To be remembered before anybody may have the last byte.
+    fn proven(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 
     /// The registry's configured name, for who looks on.
     fn registry(&self) -> &str;

@@ -11,6 +11,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
 use super::origin::{Backoff, FetchError, Fetched, Origin, Part, WORTHWHILE, retry_after};
+use super::sync::{sleep, spawn_blocking};
 use crate::oci::digest::{Digest, Hasher};
 use crate::wire::body::Body;
 
@@ -83,7 +84,7 @@ impl Passthrough {
         whole: bool,
     ) -> io::Result<Self> {
         let algorithm = digest.algorithm();
-        let hasher = tokio::task::spawn_blocking(move || {
+        let hasher = spawn_blocking(move || {
             let mut hasher = Hasher::new(algorithm);
             let mut chunk = vec![0; 1 << 20];
             let mut done = 0;
@@ -225,7 +226,7 @@ impl Passthrough {
         };
         self.broke_at = self.at;
         let asked = error.map_or(std::time::Duration::ZERO, retry_after);
-        tokio::time::sleep(wait.max(asked)).await;
+        sleep(wait.max(asked)).await;
         Ok(())
     }
 }

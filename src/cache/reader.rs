@@ -10,13 +10,13 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use rustix::io::ReadWriteFlags;
-use tokio::sync::watch;
 
 use super::flight::{End, Failure, Follower, State};
 use super::fresh::Fresh;
 use super::open::Object;
 use super::origin::Origin;
 use super::passthrough::{Had, Passthrough};
+use super::sync::{spawn_blocking, watch};
 use crate::oci::digest::Digest;
 use crate::wire::body::Body;
 use crate::wire::buffer::Buffer;
@@ -237,7 +237,7 @@ async fn read(file: &Arc<File>, at: u64, end: u64) -> io::Result<Bytes> {
         _ => {}
     }
     let file = file.clone();
-    let (buffer, n) = tokio::task::spawn_blocking(move || {
+    let (buffer, n) = spawn_blocking(move || {
         let n = file.read_at(&mut buffer.bytes()[..len], at)?;
         Ok::<_, io::Error>((buffer, n))
     })
@@ -257,11 +257,10 @@ pub(super) const HELD_BACK: u64 = 16 << 10;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
 
+    use super::super::sync::AtomicUsize;
     use super::*;
     use crate::cache::origin::{FetchError, Fetched, Part};
     use crate::oci::digest::Algorithm;

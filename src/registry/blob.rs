@@ -11,6 +11,7 @@ use super::call::{Answer, Call};
 use super::reply::{content, finish, is_nonsense, is_page, not_modified};
 use super::source::BlobSource;
 use super::{Registries, relay};
+use crate::cache::Download;
 use crate::cache::flight::{Failure, Flight};
 use crate::cache::origin::{FetchError, Origin, Part};
 use crate::cache::passthrough::Passthrough;
@@ -28,7 +29,6 @@ impl Registries {
     /// `GET` and `HEAD` of a blob (distribution spec, end-2).
     pub(super) async fn blob(&self, call: &Call, repo: &RepoName, digest: &Digest) -> Answer {
         let path = format!("/v2/{repo}/blobs/{digest}");
-        let mut own = BlobSource::of(call, self.upstream.clone(), repo, digest);
         // Upstream's no to the caller's token, while the blob is asked for as anybody.
         let mut token_ended: Option<Arc<Response<Bytes>>> = None;
         for _ in 0..TURNS {
@@ -43,6 +43,11 @@ impl Registries {
                     Some(Reader::complete(object, start, end.unwrap_or(size)).into_body())
                 });
             }
+            let upstream = self.upstream.clone();
+            let own = match token_ended {
+                None => BlobSource::of(call, upstream, repo, digest),
+                Some(_) => BlobSource::anonymous(call, upstream, repo, digest),
+            };
             let member = self
                 .access
                 .member_key(&call.endpoint, repo, &Key::blob(digest));
@@ -80,15 +85,20 @@ impl Registries {
             if call.is_head() {
                 return self.head_blob(call, repo, digest, &path).await;
             }
-            let (flight, began) = self.cache.download(digest, member, own.clone());
-            if !began {
-                continue;
-            }
-            match flight.head().await {
+            let begins = match token_ended {
+                None => {
+                    let (access, upstream) = (self.access.clone(), self.upstream.clone());
+                    BlobSource::granting(call, access, upstream, repo, digest)
+                }
                 // What anybody may have says nothing of this caller.
+                Some(_) => own.clone(),
+            };
+            let Download::Begun(flight) = self.cache.download(digest, member, begins) else {
+                continue;
+            };
+            match flight.head().await {
                 Ok(_) if token_ended.is_some() => {}
                 Ok(_) => {
-                    self.grant_when_verified(call, repo, &flight);
                     // Where anybody may, the gateway finishes by itself what a token that ended began.
                     flight.offer(BlobSource::anonymous(
                         call,
@@ -108,7 +118,6 @@ impl Registries {
                     // for a blob. Whoever comes without one gets what is public, and so does it.
                     if answer.status() == StatusCode::UNAUTHORIZED && !call.is_lasting() {
                         token_ended = Some(answer);
-                        own = BlobSource::anonymous(call, self.upstream.clone(), repo, digest);
                         continue;
                     }
                     self.note_missing_blob(call, repo, digest, answer.status());
@@ -127,18 +136,8 @@ impl Registries {
             }
         }
         // Downloads that others began ended before this caller could follow: it goes alone.
+        let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
         self.pass_through(call, digest, own).await
-    }
-
-    /// Upstream has let the caller read the repository, if what it sends is the blob and not a page.
-    fn grant_when_verified(&self, call: &Call, repo: &RepoName, flight: &Arc<Flight>) {
-        let (access, flight) = (self.access.clone(), flight.clone());
-        let (call, repo) = (call.clone(), repo.clone());
-        tokio::spawn(async move {
-            if flight.finished().await.is_ok() {
-                access.granted(&call, &repo).await;
-            }
-        });
     }
 
     fn note_missing_blob(&self, call: &Call, repo: &RepoName, digest: &Digest, status: StatusCode) {

@@ -17,7 +17,7 @@ use super::access::Access;
 use super::call::Call;
 use super::source::BlobSource;
 use crate::cache::flight::Failure;
-use crate::cache::{Cache, Manifest};
+use crate::cache::{Cache, Download, Manifest};
 use crate::oci::manifest::{Children, Descriptor};
 use crate::oci::reference::RepoName;
 use crate::store::Key;
@@ -112,10 +112,9 @@ impl Lookahead {
         let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
         let key = Key::blob(digest);
         let member = self.access.member_key(&call.endpoint, repo, &key);
-        let (flight, began) = self.cache.download(digest, member, own);
-        if !began {
+        let Download::Begun(flight) = self.cache.download(digest, member, own) else {
             return Ok(());
-        }
+        };
         self.cache.looked_ahead();
         flight.head().await?;
         // Where anybody may, the gateway finishes by itself what a token that ended began.

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 
+use super::access::Access;
 use super::call::Call;
 use super::reply::is_nonsense;
 use crate::cache::origin::{FetchError, Fetched, Gone, Origin, Part};
@@ -26,6 +27,8 @@ pub struct BlobSource {
     repository: String,
     path: String,
     headers: HeaderMap,
+    /// Whose grant it proves, and where that is noted.
+    proves: Option<(Arc<Access>, Call, RepoName)>,
 }
 
 // === impl BlobSource ===
@@ -33,7 +36,23 @@ pub struct BlobSource {
 impl BlobSource {
     /// The caller's own way.
     pub fn of(call: &Call, upstream: Arc<Upstream>, repo: &RepoName, digest: &Digest) -> Arc<Self> {
-        Self::new(call, call.identity.clone(), upstream, repo, digest)
+        let identity = call.identity.clone();
+        Arc::new(Self::new(call, identity, upstream, repo, digest))
+    }
+
+    /// The caller's own way, which proves that the caller may read `repo`.
+    pub fn granting(
+        call: &Call,
+        access: Arc<Access>,
+        upstream: Arc<Upstream>,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Arc<Self> {
+        let identity = call.identity.clone();
+        Arc::new(Self {
+            proves: Some((access, call.clone(), repo.clone())),
+            ..Self::new(call, identity, upstream, repo, digest)
+        })
     }
 
     /// The way anybody may go.
@@ -43,7 +62,8 @@ impl BlobSource {
         repo: &RepoName,
         digest: &Digest,
     ) -> Arc<Self> {
-        Self::new(call, Identity::Gateway(None), upstream, repo, digest)
+        let identity = Identity::Gateway(None);
+        Arc::new(Self::new(call, identity, upstream, repo, digest))
     }
 
     fn new(
@@ -52,15 +72,16 @@ impl BlobSource {
         upstream: Arc<Upstream>,
         repo: &RepoName,
         digest: &Digest,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Self {
+        Self {
             upstream,
             endpoint: call.endpoint.clone(),
             identity,
             repository: repo.to_string(),
             path: format!("/v2/{repo}/blobs/{digest}"),
             headers: call.asking(Some(HeaderValue::from_static("*/*"))),
-        })
+            proves: None,
+        }
     }
 
     async fn answer(&self, part: Part) -> Result<Fetched, FetchError> {
@@ -130,6 +151,15 @@ impl BlobSource {
 impl Origin for BlobSource {
     fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>> {
         self.answer(part).boxed()
+    }
+
+    fn proven(&self) -> BoxFuture<'_, ()> {
+        async {
+            if let Some((access, call, repo)) = &self.proves {
+                access.granted(call, repo).await;
+            }
+        }
+        .boxed()
     }
 
     fn registry(&self) -> &str {

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::Body as _;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Sleep;
 
 use crate::cache::origin::{Backoff, FetchError, Fetched, Gone, Origin, Part, WORTHWHILE};
+use crate::cache::sync::{Sleep, sleep};
 use crate::wire::body::Body;
 
 /// A part of the blob, and how far it has come.
@@ -134,7 +134,7 @@ impl Lane {
 
     /// Waits before it is asked again.
     pub fn rest(&mut self, wait: Duration) {
-        self.step = Step::Resting(Box::pin(tokio::time::sleep(wait)));
+        self.step = Step::Resting(Box::pin(sleep(wait)));
     }
 
     pub fn is_reading(&self) -> bool {

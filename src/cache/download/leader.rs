@@ -10,7 +10,6 @@ use std::io;
 use std::mem;
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -22,6 +21,7 @@ use crate::cache::Cache;
 use crate::cache::flight::{Failure, Flight};
 use crate::cache::origin::{Backoff, FetchError, Fetched, Gone, retry_after};
 use crate::cache::space::Reservation;
+use crate::cache::sync::{JoinError, JoinHandle, spawn_blocking};
 use crate::store::Spool;
 
 pub(super) struct Leader<'a> {
@@ -54,7 +54,7 @@ pub(super) struct Leader<'a> {
     reason = "there is one at a time, and the spool moves anyway"
 )]
 enum Event {
-    Wrote(Result<(Spool, io::Result<()>), tokio::task::JoinError>),
+    Wrote(Result<(Spool, io::Result<()>), JoinError>),
     Lane(usize, Came),
     /// A moment to judge the pace, and when that was due.
     Tick(Instant),
@@ -213,7 +213,7 @@ impl<'a> Leader<'a> {
                 self.flight.head_is(spool, total);
             }
         } else if self.total != total {
-            self.flight.change(|state| state.total = total);
+            self.flight.total_is(total);
         }
         self.total = total;
         self.lanes[at].read(fetched.start, fetched.body);
@@ -472,17 +472,14 @@ impl<'a> Leader<'a> {
         if let Some(mut spool) = self.spool.take_if(wants) {
             let chunks = mem::take(&mut self.queue);
             self.queued = 0;
-            self.writing = Some(tokio::task::spawn_blocking(move || {
+            self.writing = Some(spawn_blocking(move || {
                 let result = spool.take(&chunks);
                 (spool, result)
             }));
         }
     }
 
-    fn wrote(
-        &mut self,
-        done: Result<(Spool, io::Result<()>), tokio::task::JoinError>,
-    ) -> Result<(), Failure> {
+    fn wrote(&mut self, done: Result<(Spool, io::Result<()>), JoinError>) -> Result<(), Failure> {
         let (spool, result) = done.map_err(|e| Failure::NoRoom(e.to_string()))?;
         let written = spool.written();
         self.room.wrote(spool.held());
@@ -519,7 +516,7 @@ impl<'a> Leader<'a> {
 async fn rested<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = spawn_blocking(work).await;
     done.map_err(|e| Failure::NoRoom(e.to_string()))
 }
 

@@ -2,6 +2,8 @@
 
 mod lane;
 mod leader;
+#[cfg(all(test, feature = "model"))]
+mod model;
 mod pace;
 mod shares;
 #[cfg(test)]
@@ -10,14 +12,14 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 
-use tokio::task::{JoinError, JoinHandle};
 use tracing::{debug, info, warn};
 
 use self::leader::Leader;
 use super::Cache;
-use super::flight::{End, Failure, Flight};
+use super::flight::{Failure, Flight};
 use super::origin::Gone;
 use super::space::Reservation;
+use super::sync::{JoinError, JoinHandle, spawn_blocking};
 use crate::store::{Key, Spool};
 
 impl Cache {
@@ -53,7 +55,7 @@ impl Cache {
             Ok(spool) => {
                 let found = spool.written();
                 room.wrote(found);
-                flight.change(|state| state.found = found);
+                flight.found(found);
                 if resumed && found > 0 {
                     info!(digest = %flight.digest(), at = found, "resuming a broken download");
                 }
@@ -79,16 +81,13 @@ impl Cache {
 
     async fn land(&self, flight: &Flight, spool: Spool, room: Reservation) {
         let (digest, size) = (flight.digest(), spool.written());
-        // The bytes are the blob's, so upstream has shown it in the repository it was asked through. Who
-        // has the last byte may find the blob here after a crash.
+        // The bytes are the blob's, so upstream has shown it in the repository it was asked through, to
+        // whoever asked. Who has the last byte may find the blob here after a crash.
+        let (began, _) = flight.source(0);
+        began.proven().await;
         self.note_member(flight.member().to_vec()).await;
         // Followers may have the rest now; the disk's own business need not hold them up.
-        flight.change(|state| {
-            state.total = Some(size);
-            state.written = size;
-            state.shown = size;
-            state.end = Some(End::Verified);
-        });
+        flight.verified(size);
         let key = Key::blob(digest);
         if let Err(e) = self.keep(spool, &key, room, String::new()).await {
             warn!(%digest, error = %e, "a verified blob could not be kept");
@@ -141,7 +140,7 @@ impl Cache {
         }
         // First out of the map, so that whoever is told may begin anew.
         self.end_flight(digest);
-        flight.change(|state| state.end = Some(End::Failed(failure)));
+        flight.failed(failure);
     }
 }
 
@@ -177,7 +176,7 @@ async fn joined<T>(writing: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work)
+    spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(io::Error::other(e)))
 }

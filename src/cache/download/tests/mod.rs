@@ -1,273 +1,50 @@
 //! Downloads from an origin that does what a test says, on a clock that stands still but for waiting.
 
-use std::ops::Range;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, stream};
-use http::Response;
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use tempfile::TempDir;
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use crate::cache::flight::{Failure, Flight};
-use crate::cache::index::on_disk;
+use self::world::{CHUNK, Does, Way, World, noise, open};
+use crate::cache::Download;
+use crate::cache::flight::Failure;
 use crate::cache::origin::{FetchError, Fetched, Origin, Part};
-use crate::cache::space::Bounds;
-use crate::cache::{Cache, CacheConfig};
 use crate::oci::digest::{Algorithm, Digest};
 use crate::store::Key;
-use crate::telemetry::metrics::Metrics;
 
-const MIB: u64 = 1 << 20;
-
-/// What the origin does about its `n`th request, counted from zero.
-type Script = dyn Fn(usize, Part) -> Does + Send + Sync;
-
-#[derive(Clone, Debug)]
-enum Does {
-    Well,
-    /// Breaks off after so many bytes.
-    Breaks(u64),
-    /// Ends in good order after so many bytes.
-    EndsAfter(u64),
-    /// Everything, whatever was asked for.
-    Whole,
-    /// A part that nobody asked for, and says so.
-    Other(u64),
-    /// From where it was asked on to the blob's end.
-    Overlong,
-    /// Speaks of another length.
-    Total(u64),
-    Status(u16),
-    /// Is never heard of again.
-    Silent,
-    Corrupt,
-    Panics,
-}
-
-/// A registry whose connections are slow, each by itself.
-struct Slow {
-    bytes: Bytes,
-    /// Bytes a second for each connection.
-    rate: u64,
-    script: Box<Script>,
-    asked: Mutex<Vec<Part>>,
-    sent: AtomicU64,
-    open: Arc<AtomicUsize>,
-    most_open: AtomicUsize,
-}
-
-struct World {
-    cache: Arc<Cache>,
-    origin: Arc<Slow>,
-    digest: Digest,
-    dir: TempDir,
-}
-
-// === impl Slow ===
-
-impl std::fmt::Debug for Slow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Slow")
-    }
-}
-
-impl Slow {
-    fn answer(self: &Arc<Self>, part: Part, does: Does) -> Result<Fetched, FetchError> {
-        let len = self.bytes.len() as u64;
-        let all = part.start..part.end.unwrap_or(len);
-        let (range, total) = match does {
-            Does::Whole => (0..len, len),
-            Does::Other(start) => (start..len, len),
-            Does::Overlong => (part.start..len, len),
-            Does::Total(total) => (all, total),
-            Does::Status(status) => {
-                let mut answer = Response::new(Bytes::new());
-                *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
-                return Err(FetchError::Answer(Arc::new(answer)));
-            }
-            _ if part.start >= len => return Err(FetchError::PastTheEnd { total: Some(len) }),
-            _ => (all, len),
-        };
-        Ok(Fetched {
-            start: range.start,
-            total: Some(total),
-            body: self.body(range, does),
-        })
-    }
-
-    fn body(self: &Arc<Self>, range: Range<u64>, does: Does) -> crate::wire::body::Body {
-        let now_open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
-        self.most_open.fetch_max(now_open, Ordering::Relaxed);
-        let closes = Closes(self.open.clone());
-        let origin = self.clone();
-        let begun = range.start;
-        let chunks = stream::unfold(Some(range), move |left| {
-            let (origin, does) = (origin.clone(), does.clone());
-            let _held = &closes;
-            async move {
-                let mut left = left?;
-                let gone = left.start - begun;
-                match does {
-                    Does::Breaks(after) if gone >= after => {
-                        return Some((Err(std::io::Error::other("it broke")), None));
-                    }
-                    Does::EndsAfter(after) if gone >= after => return None,
-                    _ => {}
-                }
-                if left.is_empty() {
-                    return None;
-                }
-                let end = (left.start + CHUNK).min(left.end);
-                let bytes = left.start as usize..end as usize;
-                let mut chunk = origin.bytes.slice(bytes);
-                if matches!(does, Does::Corrupt) {
-                    chunk = chunk.iter().map(|byte| byte ^ 1).collect();
-                }
-                let nanos = chunk.len() as u64 * 1_000_000_000 / origin.rate;
-                tokio::time::sleep(Duration::from_nanos(nanos)).await;
-                origin.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-                left.start = end;
-                Some((Ok(Frame::data(chunk)), Some(left)))
-            }
-        });
-        StreamBody::new(chunks).boxed_unsync()
-    }
-
-    fn asked(&self) -> Vec<Part> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-/// The origin behind a reference of its own, as the cache holds it.
+/// A way that takes its time to note what it proves.
 #[derive(Debug)]
-struct Way(Arc<Slow>);
+struct Proves {
+    way: Way,
+    proven: Arc<AtomicBool>,
+}
 
-impl Origin for Way {
+impl Origin for Proves {
     fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        async move {
-            let n = {
-                let mut asked = self.0.asked.lock().unwrap();
-                asked.push(part);
-                asked.len() - 1
-            };
-            let does = (self.0.script)(n, part);
-            // There and back, and once more to where a redirect leads.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            match does {
-                Does::Silent => std::future::pending().await,
-                Does::Panics => panic!("the test wants it"),
-                does => self.0.answer(part, does),
-            }
+        self.way.fetch(part)
+    }
+
+    fn proven(&self) -> BoxFuture<'_, ()> {
+        async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.proven.store(true, Ordering::SeqCst);
         }
         .boxed()
     }
 
     fn registry(&self) -> &str {
-        "slow.test"
+        self.way.registry()
     }
 
     fn repository(&self) -> &str {
-        "app"
-    }
-}
-
-struct Closes(Arc<AtomicUsize>);
-
-impl Drop for Closes {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-// === impl World ===
-
-impl World {
-    fn new(
-        len: u64,
-        rate: u64,
-        script: impl Fn(usize, Part) -> Does + Send + Sync + 'static,
-    ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = noise(len);
-        Self {
-            cache: open(dir.path()),
-            digest: Digest::of(Algorithm::Sha256, &bytes),
-            origin: Arc::new(Slow {
-                bytes,
-                rate,
-                script: Box::new(script),
-                asked: Mutex::default(),
-                sent: AtomicU64::new(0),
-                open: Arc::default(),
-                most_open: AtomicUsize::new(0),
-            }),
-            dir,
-        }
-    }
-
-    fn begin(&self) -> Arc<Flight> {
-        let way = Arc::new(Way(self.origin.clone()));
-        self.cache.download(&self.digest, vec![1], way).0
-    }
-
-    /// One client's pull of everything; the bytes that it got, and whether it was told that they are all.
-    async fn follow(&self, flight: &Arc<Flight>) -> Result<Vec<u8>, String> {
-        flight.head().await.map_err(|e| e.to_string())?;
-        let way = Arc::new(Way(self.origin.clone()));
-        let reader = flight.follow(0, None, way).expect("it has a file");
-        let mut body = reader.into_body();
-        let mut got = Vec::new();
-        while let Some(frame) = body.frame().await {
-            got.extend_from_slice(&frame.map_err(|e| e.to_string())?.into_data().unwrap());
-        }
-        Ok(got)
-    }
-
-    /// A client's pull that must go well; how long it took.
-    async fn pulled(&self) -> Duration {
-        let began = Instant::now();
-        let flight = self.begin();
-        let got = self.follow(&flight).await.unwrap();
-        assert!(got == self.origin.bytes, "other bytes than the origin's");
-        let took = began.elapsed();
-        self.settled().await;
-        assert!(self.cache.blob(&self.digest).await.is_some());
-        self.check_books();
-        took
-    }
-
-    async fn settled(&self) {
-        while self.cache.flights_under_way() > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    /// What the ledger says is what the directory holds, and no connection is left open.
-    fn check_books(&self) {
-        let (mut held, mut beside) = (0, Vec::new());
-        for folder in ["blobs", "manifests", "partial"] {
-            walk(&self.dir.path().join(folder), &mut |path, len| {
-                held += on_disk(len);
-                if folder == "partial" && path.extension().is_some() {
-                    beside.push(path.to_owned());
-                }
-            });
-        }
-        assert_eq!(beside, [""; 0].map(Path::new), "marks are left");
-        let space = &self.cache.space;
-        assert_eq!(space.used() - space.overhead(), held, "the ledger");
-        assert_eq!(self.origin.open.load(Ordering::Relaxed), 0, "connections");
-    }
-
-    fn sent(&self) -> u64 {
-        self.origin.sent.load(Ordering::Relaxed)
+        self.way.repository()
     }
 }
 
@@ -505,7 +282,8 @@ async fn what_is_fetched_anew_while_it_is_taken_out_stays_known() {
     assert!(index.object(&key).is_some(), "the index was faster");
     let member = [key.to_bytes(), b"here".to_vec()].concat();
     let way = Arc::new(Way(world.origin.clone()));
-    let (flight, _) = world.cache.download(&world.digest, member.clone(), way);
+    let download = world.cache.download(&world.digest, member.clone(), way);
+    let flight = world.under_way(download);
     flight.finished().await.unwrap();
     taking_out.await.unwrap().unwrap();
     world.settled().await;
@@ -515,39 +293,31 @@ async fn what_is_fetched_anew_while_it_is_taken_out_stays_known() {
     world.check_books();
 }
 
-fn open(dir: &Path) -> Arc<Cache> {
-    let config = CacheConfig {
-        dir: dir.to_owned(),
-        bounds: Bounds {
-            max_size: 1 << 30,
-            min_free: 0,
-        },
-        parallel: 4,
+#[tokio::test(start_paused = true)]
+async fn who_looked_just_before_a_download_landed_does_not_begin_it_again() {
+    let world = World::new(MIB, 100 * MIB, |_, _| Does::Well);
+    assert!(world.cache.blob(&world.digest).await.is_none());
+    world.pulled().await;
+    let way = Arc::new(Way(world.origin.clone()));
+    let late = world.cache.download(&world.digest, vec![1], way);
+    assert!(matches!(late, Download::Landed), "{late:?}");
+    assert_eq!(world.origin.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_upstream_proves_is_noted_before_anybody_has_the_last_byte() {
+    let world = World::new(MIB, 100 * MIB, |_, _| Does::Well);
+    let way = Proves {
+        way: Way(world.origin.clone()),
+        proven: Arc::default(),
     };
-    Cache::open(&config, Arc::new(Metrics::new())).unwrap()
-}
-
-fn noise(len: u64) -> Bytes {
-    let mut state = len | 1;
-    let mut bytes = Vec::with_capacity(len as usize + 8);
-    while (bytes.len() as u64) < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len as usize);
-    bytes.into()
-}
-
-fn walk(dir: &Path, each: &mut dyn FnMut(&Path, u64)) {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let entry = entry.unwrap();
-        match entry.metadata().unwrap() {
-            meta if meta.is_dir() => walk(&entry.path(), each),
-            meta => each(&entry.path(), meta.len()),
-        }
-    }
+    let proven = way.proven.clone();
+    let download = world.cache.download(&world.digest, vec![1], Arc::new(way));
+    let flight = world.under_way(download);
+    assert!(!proven.load(Ordering::SeqCst));
+    world.follow(&flight).await.unwrap();
+    assert!(proven.load(Ordering::SeqCst));
+    world.settled().await;
 }
 
 /// Everything that can go wrong does, in an order that the seed decides: cancelled clients, faults,
@@ -608,7 +378,9 @@ async fn whatever_goes_wrong_nobody_waits_for_ever_and_the_books_are_right() {
             }
         }
         heals.store(1, Ordering::Relaxed);
-        world.pulled().await;
+        if world.cache.blob(&world.digest).await.is_none() {
+            world.pulled().await;
+        }
     }
 }
 
@@ -617,9 +389,12 @@ async fn one_of_many(world: &World, leaves: u64) -> Option<Vec<u8>> {
     if world.cache.blob(&world.digest).await.is_some() {
         return None;
     }
-    let flight = world.begin();
-    flight.head().await.ok()?;
     let way = Arc::new(Way(world.origin.clone()));
+    let flight = match world.cache.download(&world.digest, vec![1], way.clone()) {
+        Download::Begun(flight) | Download::UnderWay(flight) => flight,
+        Download::Landed => return None,
+    };
+    flight.head().await.ok()?;
     let mut body = flight.follow(0, None, way)?.into_body();
     let mut got = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -644,5 +419,5 @@ impl Dice {
     }
 }
 
-const CHUNK: u64 = 64 << 10;
 const SEEDS: u64 = 40;
+const MIB: u64 = 1 << 20;
