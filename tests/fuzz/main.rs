@@ -1,7 +1,7 @@
 //! The fuzz targets without a fuzzer: every file of the corpus, and what chance makes of it.
 //!
-//! With coverage, on a machine that has cargo-fuzz: `cd tests/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run
-//! route corpus/route`. What it finds worth keeping goes into the corpus.
+//! With coverage, on a machine that has cargo-fuzz: `RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir
+//! tests/fuzz route tests/fuzz/corpus/route`. What it finds worth keeping goes into the corpus.
 
 #![allow(
     clippy::unwrap_used,

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit};
 use http::StatusCode;
@@ -173,9 +174,9 @@ impl Access {
     }
 
     /// Waits until all that was noted is on disk, so that a crash does not take it. Should the index take
-    /// nothing now, upstream is asked again after one.
+    /// nothing now, or the disk hang, upstream is asked again after one.
     pub async fn is_on_disk(&self) {
-        let _ = self.index.flush().await;
+        let _ = tokio::time::timeout(ON_DISK_WITHIN, self.index.flush()).await;
     }
 
     /// Asks upstream something that confirms what is cached: no longer than `revalidate_timeout`, and
@@ -225,3 +226,6 @@ impl Access {
 pub fn is_away(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
+
+/// What a client that was let in waits for the disk to take note of it.
+const ON_DISK_WITHIN: Duration = Duration::from_secs(3);
