@@ -81,25 +81,34 @@ impl Cache {
         let (cache, digest) = (self.clone(), digest.clone());
         // In a task of its own: a client that leaves after its last byte has still pushed.
         let kept = tokio::spawn(async move {
-            let _turn = cache.turns.take(digest.to_string()).await;
             let Capture { upload, room } = capture;
-            let (Some(upload), None) = (upload, cache.flight(&digest)) else {
-                cache.note_member(member).await;
-                return false;
+            // Who has not shown the bytes is in the cache's debt: upstream decides at the next request.
+            let Some(upload) = upload else { return false };
+            let (size, key) = (upload.written(), Key::blob(&digest));
+            let named = tokio::task::spawn_blocking(move || upload.named(&key));
+            let spool = match named.await {
+                Ok(Ok(spool)) => spool,
+                Ok(Err(e)) => {
+                    warn!(%digest, error = %e, "the copy of a push cannot be read");
+                    return false;
+                }
+                Err(_) => return false,
             };
-            if cache.blob(&digest).await.is_some() {
-                cache.note_member(member).await;
-                return true;
-            }
-            cache.space.drop_parked(&digest);
-            let size = upload.written();
-            let spool = upload.named(&Key::blob(&digest));
             if let Err(mismatch) = spool.verify() {
                 warn!(%digest, received = %mismatch.actual, "upstream accepted a push whose copy is something else; the copy is dropped");
                 spool.discard();
                 return false;
             }
+            // What a dead process left of it is looked at in a turn of its own.
+            let here = cache.blob(&digest).await.is_some();
+            let _turn = cache.turns.take(digest.to_string()).await;
+            let here = here || cache.lookup(&Key::blob(&digest)).await.is_some();
             cache.note_member(member).await;
+            if here || cache.flight(&digest).is_some() {
+                spool.discard();
+                return here;
+            }
+            cache.space.drop_parked(&digest);
             match cache
                 .keep(spool, &Key::blob(&digest), room, String::new())
                 .await

@@ -183,7 +183,11 @@ impl Cache {
         let _turn = self.turns.take(digest.to_string()).await;
         if let Some(room) = self.space.take_found(digest) {
             let (cache, digest) = (self.clone(), digest.clone());
-            let _ = tokio::spawn(async move { cache.revive(&digest, room).await }).await;
+            let looking = async move {
+                cache.revive(&digest, room).await;
+                cache.space.judged(&digest);
+            };
+            let _ = tokio::spawn(looking).await;
         }
         self.lookup(&Key::blob(digest)).await
     }
@@ -195,7 +199,9 @@ impl Cache {
 
     /// Whether the blob is here, or on its way. Nothing is looked at, nor counted as a use.
     pub fn has_or_fetches(&self, digest: &Digest) -> bool {
-        self.index.object(&Key::blob(digest)).is_some() || self.flight(digest).is_some()
+        self.index.object(&Key::blob(digest)).is_some()
+            || self.flight(digest).is_some()
+            || self.space.was_found(digest)
     }
 
     /// Counts a download that nobody had asked for yet.
@@ -318,6 +324,8 @@ impl Cache {
     ) -> io::Result<()> {
         self.space.taken_out_is_forgotten().await;
         let size = spool.written();
+        // Who follows reads on from this file: it is not thrown out under them.
+        let file = spool.file();
         let store = self.store.clone();
         let committed = tokio::task::spawn_blocking(move || spool.commit(&store))
             .await
@@ -333,6 +341,8 @@ impl Cache {
                 return Err(e);
             }
         };
+        self.open.adopt(key, &file);
+        drop(file);
         let held = room.settle_at(size);
         let key = key.clone();
         if key.kind == Kind::Manifest {

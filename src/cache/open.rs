@@ -61,11 +61,14 @@ impl OpenObjects {
             return Ok(None);
         };
         let file = Arc::new(file);
-        if open.len() >= SWEEP_AT && open.len().is_power_of_two() {
-            open.retain(|_, file| file.strong_count() > 0);
-        }
-        open.insert(key.clone(), Arc::downgrade(&file));
+        note(&mut open, key, &file);
         Ok(Some(self.object(file, size, key)))
+    }
+
+    /// Knows of a file that was just put in place and that some read already.
+    pub fn adopt(&self, key: &Key, file: &Arc<File>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        note(&mut open, key, file);
     }
 
     /// Whether `key` could not be read lately; asked once, it is no longer so.
@@ -108,6 +111,13 @@ impl OpenObjects {
         open.remove(key);
         take_out(store, key)
     }
+}
+
+fn note(open: &mut HashMap<Key, Weak<File>>, key: &Key, file: &Arc<File>) {
+    if open.len() >= SWEEP_AT && open.len().is_power_of_two() {
+        open.retain(|_, file| file.strong_count() > 0);
+    }
+    open.insert(key.clone(), Arc::downgrade(file));
 }
 
 /// What became of a removal.

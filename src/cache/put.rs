@@ -95,7 +95,8 @@ impl Cache {
             return Ok(false);
         }
         self.space.drop_parked(digest);
-        let spool = upload.named(&Key::blob(digest));
+        let key = Key::blob(digest);
+        let spool = blocking(move || upload.named(&key)).await.map_err(write)?;
         if let Err(mismatch) = spool.verify() {
             spool.discard();
             return Err(PutError::Mismatch {

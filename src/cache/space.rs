@@ -75,8 +75,10 @@ struct Parked {
     /// On disk, and held in the ledger.
     bytes: u64,
     since: Instant,
-    /// Left by a dead process, and not looked at yet.
+    /// Left by a dead process, and not judged yet.
     found: bool,
+    /// Somebody is just finding out whether it is complete, and has its room.
+    looked_at: bool,
 }
 
 // === impl Space ===
@@ -178,23 +180,34 @@ impl Space {
         self.park_as(digest, bytes, true);
     }
 
-    /// Whether a dead process left a download of it that nobody has looked at yet.
+    /// Whether a dead process left a download of it that nobody has judged yet.
     pub fn was_found(&self, digest: &Digest) -> bool {
         self.parked().get(digest).is_some_and(|parked| parked.found)
     }
 
-    /// Hands over a broken download that a dead process left, in its room, if nobody has looked at it
-    /// yet.
+    /// Hands over a broken download that a dead process left, in its room, if nobody looks at it yet.
+    /// It stays where it is, out of everybody's reach, until it is [judged](Space::judged).
     pub fn take_found(self: &Arc<Self>, digest: &Digest) -> Option<Reservation> {
-        let mut parked = self.parked();
-        parked.get(digest).filter(|parked| parked.found)?;
-        let taken = parked.remove(digest)?;
-        Some(self.taken_over(taken.bytes))
+        let mut all = self.parked();
+        let free = |parked: &&mut Parked| parked.found && !parked.looked_at;
+        let parked = all.get_mut(digest).filter(free)?;
+        parked.looked_at = true;
+        Some(self.taken_over(std::mem::take(&mut parked.bytes)))
+    }
+
+    /// What was found is put in place by now, or parked again, or gone.
+    pub fn judged(&self, digest: &Digest) {
+        let mut all = self.parked();
+        if all.get(digest).is_some_and(|parked| parked.looked_at) {
+            all.remove(digest);
+        }
     }
 
     /// Hands a broken download's bytes to the one who resumes it, in the room they have.
     pub fn unpark(self: &Arc<Self>, digest: &Digest) -> Option<Reservation> {
-        let taken = self.parked().remove(digest)?;
+        let mut all = self.parked();
+        all.get(digest).filter(|parked| !parked.looked_at)?;
+        let taken = all.remove(digest)?;
         Some(self.taken_over(taken.bytes))
     }
 
@@ -203,7 +216,7 @@ impl Space {
         let stale: Vec<Digest> = self
             .parked()
             .iter()
-            .filter(|(_, parked)| parked.since.elapsed() >= older_than)
+            .filter(|(_, parked)| parked.since.elapsed() >= older_than && !parked.looked_at)
             .map(|(digest, _)| digest.clone())
             .collect();
         for digest in stale {
@@ -216,6 +229,7 @@ impl Space {
             bytes,
             since: Instant::now(),
             found,
+            looked_at: false,
         };
         let before = self.parked().insert(digest, parked);
         // The same file, which was counted for whoever kept it before.
@@ -408,6 +422,9 @@ impl Space {
     /// Removes a broken download; answers how many bytes went.
     pub fn drop_parked(&self, digest: &Digest) -> u64 {
         let mut all = self.parked();
+        if all.get(digest).is_some_and(|parked| parked.looked_at) {
+            return 0;
+        }
         let Some(parked) = all.remove(digest) else {
             return 0;
         };

@@ -50,6 +50,22 @@ enum Command {
     Import(carry::Import),
 }
 
+/// argh takes `-` for an option. Only `import` has a place for it that is no option's value.
+fn piped(mut words: Vec<&str>) -> Vec<&str> {
+    if words.first() == Some(&"import") {
+        for at in 1..words.len() {
+            if words[at] == "-" && !words[at - 1].starts_with('-') {
+                words[at] = "/dev/stdin";
+            }
+        }
+        // Behind its one switch as well.
+        if let Some(at) = words.windows(2).position(|pair| pair == ["--json", "-"]) {
+            words[at + 1] = "/dev/stdin";
+        }
+    }
+    words
+}
+
 /// Runs the command line `args` (with the program's name first) and answers the exit code: 0, 1
 /// failed, 2 usage, 78 bad configuration.
 pub fn run(args: &[String]) -> ExitCode {
@@ -69,6 +85,7 @@ pub fn run(args: &[String]) -> ExitCode {
             _ => vec![word.as_str()],
         })
         .collect();
+    let words = piped(words);
     let args = match Args::from_args(&["pierhead"], &words) {
         Ok(args) => args,
         Err(exit) => {

@@ -167,10 +167,12 @@ fn ask_who(why: &Denied) -> Answer {
 
 /// Reads `?ns=` and the name's first component; `said` is another gateway's word.
 fn meant(path: &str, query: Option<&str>, said: Option<String>) -> Meant {
-    let mut namespace = said;
+    // Another gateway has decided which registry is meant, and its client's `ns=` says nothing here.
+    let (mut namespace, decided) = (said.clone(), said.is_some());
     let mut rest = Vec::new();
     for pair in query.into_iter().flat_map(|query| query.split('&')) {
         match pair.strip_prefix("ns=") {
+            Some(_) if decided => {}
             Some(host) => {
                 namespace = Some(percent_decode_str(host).decode_utf8_lossy().into_owned())
             }

@@ -183,7 +183,9 @@ impl Live {
         if body.is_end_stream() {
             return body::empty();
         }
-        Idle::new(body, self.client_idle, "the client").boxed_unsync()
+        Idle::new(body, self.client_idle, "the client")
+            .at_least(SLOWEST_UPLOAD)
+            .boxed_unsync()
     }
 }
 
@@ -220,3 +222,5 @@ fn ended(result: hyper::Result<()>) {
 const FIRST_WORD: Duration = Duration::from_secs(2);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 64 << 10;
+/// Bytes a second that a client has to send on average, once it is silent: as upstream does.
+const SLOWEST_UPLOAD: u64 = 1 << 10;

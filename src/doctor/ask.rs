@@ -182,6 +182,9 @@ impl Walk<'_> {
         if answer.status != StatusCode::OK {
             let mend = match answer.status {
                 StatusCode::NOT_FOUND => "is the image called so? Name one that is there: pierhead doctor IMAGE".to_owned(),
+                StatusCode::FORBIDDEN if answer.said().contains("pierhead:") => {
+                    "that is the gateway's to mend, as it says; no login here changes it".to_owned()
+                }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                     format!("a private image needs a login: docker login {}", image.registry)
                 }

@@ -2,10 +2,11 @@
 //! specification, "Image Manifest" and "Image Index").
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::oci::digest::Digest;
 
@@ -111,6 +112,13 @@ pub fn sniff(bytes: &[u8]) -> Option<String> {
     Some(shape.to_owned())
 }
 
+/// The media type that a manifest states, where it states one.
+pub fn stated(bytes: &[u8]) -> Option<String> {
+    let outline: Outline = serde_json::from_slice(bytes).ok()?;
+    let stated = outline.media_type.and_then(Lenient::sound);
+    stated.filter(|stated| is_media_type(stated))
+}
+
 /// Whether `text` is `type/subtype` with nothing around it (RFC 9110 section 8.3.1), and so may
 /// stand in a header. At most 255 bytes.
 pub fn is_media_type(text: &str) -> bool {
@@ -134,8 +142,8 @@ impl Children {
         let Ok(raw) = serde_json::from_slice::<RawManifest>(bytes) else {
             return Self::default();
         };
-        let known = |list: Vec<Lenient<RawDescriptor>>| {
-            let sound = list.into_iter().filter_map(Descriptor::from_raw);
+        let known = |list: Few<Lenient<RawDescriptor>>| {
+            let sound = list.0.into_iter().filter_map(Descriptor::from_raw);
             sound.take(MAX_CHILDREN).collect()
         };
         Self {
@@ -154,8 +162,8 @@ impl Children {
         let raw: RawManifest = serde_json::from_slice(bytes)
             .map_err(|error| ManifestError::Json(error.to_string()))?;
         let (manifests, layers) = (
-            raw.manifests.unwrap_or_default(),
-            raw.layers.unwrap_or_default(),
+            raw.manifests.unwrap_or_default().0,
+            raw.layers.unwrap_or_default().0,
         );
         if manifests.len() + layers.len() > MAX_CHILDREN {
             return Err(ManifestError::TooMany);
@@ -285,9 +293,9 @@ struct Outline {
 
 #[derive(Deserialize)]
 struct RawManifest {
-    manifests: Option<Vec<Lenient<RawDescriptor>>>,
+    manifests: Option<Few<Lenient<RawDescriptor>>>,
     config: Option<Lenient<RawDescriptor>>,
-    layers: Option<Vec<Lenient<RawDescriptor>>>,
+    layers: Option<Few<Lenient<RawDescriptor>>>,
     subject: Option<Lenient<RawDescriptor>>,
 }
 
@@ -298,6 +306,41 @@ struct RawDescriptor {
     digest: String,
     size: u64,
     platform: Option<Lenient<Platform>>,
+}
+
+/// A list of which one more than [`MAX_CHILDREN`] is held, however long it is.
+struct Few<T>(Vec<T>);
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Few<T>, A::Error> {
+                let mut few = Vec::new();
+                while few.len() <= MAX_CHILDREN {
+                    match list.next_element()? {
+                        Some(value) => few.push(value),
+                        None => return Ok(Few(few)),
+                    }
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Few(few))
+            }
+        }
+        deserializer.deserialize_seq(Visit(PhantomData))
+    }
 }
 
 /// A value that does not spoil those around it by being malformed.

@@ -86,16 +86,23 @@ impl Route {
     ///
     /// An upstream may undo escapes before it routes. So a path that is no endpoint as it stands,
     /// but would be one once unescaped, is an error here instead of [`Route::Other`], and so are
-    /// dot components below `/v2/`. The one escape that clients do send is `%3A` in a digest; it
+    /// dot components, doubled slashes and a slash too many below `/v2/`. The one escape that clients do send is `%3A` in a digest; it
     /// counts as the colon.
     pub fn parse(path: &str) -> Result<Self, RouteError> {
         let path = with_colons(path);
         let shape = Shape::cut(&path);
         let decoded = percent_decode_str(&path).decode_utf8_lossy();
-        if let Some(below) = decoded.strip_prefix("/v2/")
-            && below.split('/').any(|c| matches!(c, "." | ".."))
-        {
-            return Err(RouteError::Name(excerpt(below)));
+        if let Some(below) = decoded.strip_prefix("/v2/") {
+            let climbs = below.split('/').any(|c| matches!(c, "." | ".."));
+            // Some servers read doubled slashes as one, and pass over one at the end.
+            let doubled = below.starts_with('/') || below.contains("//");
+            let one_more = shape == Shape::Other
+                && path
+                    .strip_suffix('/')
+                    .is_some_and(|less| Shape::cut(less) != Shape::Other);
+            if climbs || doubled || one_more {
+                return Err(RouteError::Name(excerpt(below)));
+            }
         }
         match shape {
             // What these two do not name is for the upstream alone to read: both readings of the
@@ -327,8 +334,7 @@ mod tests {
             "/v2/a/manifests/",
             "/v2/a/manifests",
             "/v2/a/blobs/",
-            "/v2/a/manifests/latest/",
-            "/v2/a/tags/list/",
+            "/v2/auth/",
             "/v2/a/uploads/1",
             "/v2/%41/x",
             "/login%2Fx",
@@ -339,11 +345,7 @@ mod tests {
 
     #[test]
     fn a_missing_repository_is_a_bad_name() {
-        for path in [
-            "/v2/manifests/latest",
-            "/v2/tags/list",
-            "/v2//manifests/latest",
-        ] {
+        for path in ["/v2/manifests/latest", "/v2/tags/list"] {
             assert_eq!(
                 Route::parse(path),
                 Err(RouteError::Name(String::new())),
@@ -400,6 +402,25 @@ mod tests {
             "/v2/a/blobs/uploads/%2e%2e",
             "/v2/./x",
             "/v2/x/..",
+        ] {
+            assert!(
+                matches!(Route::parse(path), Err(RouteError::Name(_))),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_slash_too_many_leads_round_nothing() {
+        for path in [
+            "/v2/a/manifests//latest",
+            "/v2/a/tags//list",
+            "/v2/a//tags/list",
+            "/v2/a%2F/tags/list",
+            "/v2//_catalog",
+            "/v2/_catalog/",
+            "/v2/a/manifests/latest/",
+            "/v2/a/tags/list/",
         ] {
             assert!(
                 matches!(Route::parse(path), Err(RouteError::Name(_))),

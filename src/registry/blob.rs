@@ -250,7 +250,7 @@ impl Registries {
             let mut passing =
                 Passthrough::begin(own.clone(), digest.clone(), start, end.or(total), whole);
             if start == 0
-                && let Some(fetched) = first.take()
+                && let Some(fetched) = first.take_if(|fetched| fetched.start == 0)
             {
                 passing = passing.with(fetched);
             }

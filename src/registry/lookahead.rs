@@ -81,7 +81,13 @@ impl Lookahead {
         let wanted = children.config.iter().chain(&children.layers);
         let wanted: Vec<(Descriptor, Spent)> = wanted
             .filter(|blob| !blob.is_foreign() && !self.cache.has_or_fetches(&blob.digest))
-            .map_while(|blob| Some((blob.clone(), budget.spend(blob.size, most / SHARE)?)))
+            .map_while(|blob| {
+                Some((
+                    blob.clone(),
+                    budget.spend(blob.size.max(LEAST), most / SHARE)?,
+                ))
+            })
+            .take(MOST_BLOBS)
             .collect();
         // Upstream has said no, or is not well: the client asks by itself, and hears why.
         let refused = Arc::new(AtomicBool::new(false));
@@ -172,6 +178,10 @@ const AT_ONCE: usize = 32;
 const AT_ONCE_PER_CLIENT: usize = 8;
 /// One client's manifests may start a fourth of what the cache holds.
 const SHARE: u64 = 4;
+/// Bytes that a blob counts for, however small it says it is.
+const LEAST: u64 = 64 << 10;
+/// Blobs of one manifest that are started: the largest images have some hundred layers.
+const MOST_BLOBS: usize = 500;
 const SWEEP_AT: usize = 1024;
 
 #[cfg(test)]

@@ -340,6 +340,8 @@ fn verified(
     if expected_none && crate::oci::manifest::sniff(&bytes).is_none() {
         return Err(Unfit::Shapeless);
     }
+    // The same bytes may come from another registry: what they say of themselves counts there, too.
+    let media_type = crate::oci::manifest::stated(&bytes).unwrap_or(media_type);
     Ok(Manifest {
         digest,
         media_type: media_type.into(),

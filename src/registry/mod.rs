@@ -183,7 +183,7 @@ impl Registries {
         {
             *answer.response.status_mut() = StatusCode::UNAUTHORIZED;
         }
-        if answer.response.status() == StatusCode::UNAUTHORIZED {
+        if answer.response.status() == StatusCode::UNAUTHORIZED && is_v2(path) {
             if policy_alone {
                 let name = &asked.endpoint.name;
                 let message = format!(
@@ -237,14 +237,22 @@ impl Registries {
             let message = format!("the repository {repo} is not open here: {rule}");
             return Answer::denied(&message, rule).about(repo, path);
         }
-        if path == "/v2/_catalog"
+        if matches!(route, Route::Other)
+            && names_content(path)
+            && let Err(rule) = call.registry().allows_catalog()
+        {
+            let message =
+                "not all repositories are open here, and this path may lead to any of them";
+            return Answer::denied(message, rule).about("", path);
+        }
+        if matches!(route, Route::Catalog)
             && let Err(rule) = call.registry().allows_catalog()
         {
             let message = "not all repositories are open here, so the list of all is not shown";
             return Answer::denied(message, rule).about("", path);
         }
         let reads = matches!(call.method, Method::GET | Method::HEAD);
-        let in_v2 = path == "/v2" || path.starts_with("/v2/");
+        let in_v2 = is_v2(path);
         if in_v2 && !reads && call.method != Method::OPTIONS && call.registry().push == Push::Deny {
             let repository = route.repo().map_or("", RepoName::as_str).to_owned();
             let name = &call.endpoint.name;
@@ -286,13 +294,15 @@ impl Registries {
                 .referrers(&call, &repo, &digest, body)
                 .await
                 .about(&repo, path),
+            _ if !in_v2 => {
+                let answer = self.relay_beside(&call, body).await;
+                // Some hand tokens out there.
+                self.note_token_service(&answer);
+                answer.about("", path)
+            }
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
                 let answer = self.pass_on(&call, body, &repository).await;
-                if !in_v2 {
-                    // Some hand tokens out on the registry's own host.
-                    self.note_token_service(&answer);
-                }
                 answer.about(repository, path)
             }
         }
@@ -368,9 +378,8 @@ fn ambiguous(path: &str) -> Option<String> {
     if decoded.contains('\\') || decoded.split('/').any(|part| matches!(part, "." | "..")) {
         return Some(format!("the path {shown} has dots or backslashes in it"));
     }
-    let is_v2 = path == "/v2" || path.starts_with("/v2/");
     let mut parts = decoded.split('/').filter(|part| !part.is_empty());
-    if !is_v2
+    if !is_v2(path)
         && parts
             .next()
             .is_some_and(|first| first.eq_ignore_ascii_case("v2"))
@@ -378,6 +387,29 @@ fn ambiguous(path: &str) -> Option<String> {
         return Some(format!("the path {shown} is /v2/ in another spelling"));
     }
     None
+}
+
+/// Whether a path is the registry's, and not of something else on its host.
+fn is_v2(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
+}
+
+/// Whether a path that is no endpoint of the specification may be one of another tree, as
+/// `/artifactory/api/docker/x/v2/…` is.
+fn names_content(path: &str) -> bool {
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let mut parts = decoded.split('/');
+    parts.any(|part| {
+        [
+            "_catalog",
+            "blobs",
+            "manifests",
+            "referrers",
+            "repositories",
+            "tags",
+        ]
+        .contains(&part)
+    })
 }
 
 /// Whether `path` is `prefix` or below it.

@@ -170,6 +170,10 @@ fn login(method: &Method, headers: &HeaderMap) -> Result<Option<Arc<Login>>, Box
     }
     match headers.get(header::AUTHORIZATION) {
         None => Ok(None),
+        // They are held for minutes, as many as ask.
+        Some(value) if value.len() > LONGEST_LOGIN => Err(Box::new(unauthorized(format!(
+            "the login is longer than {LONGEST_LOGIN} bytes"
+        )))),
         Some(value) => match Login::from_basic(value) {
             Some(login) => Ok(Some(Arc::new(login))),
             None => Err(Box::new(unauthorized(
@@ -204,6 +208,8 @@ pub const TOKEN_PATH: &str = "/pierhead/token";
 const PREFIX: &str = "pierhead_";
 const NOBODYS: &str = "pierhead_anonymous";
 const LIFE: Duration = Duration::from_secs(300);
+/// Bytes of an `Authorization` with a login: tokens that some registries take for a password are long.
+const LONGEST_LOGIN: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -4,12 +4,13 @@
 //! carries is copied on its way; when upstream has named the whole by its digest, the copy is verified
 //! and kept under the same access rules as a download. A push never fails because of the copy.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::header;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderName, Method, Response, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::{BodyExt, StreamBody};
 use percent_encoding::percent_decode_str;
@@ -17,6 +18,7 @@ use tokio::sync::Mutex;
 
 use super::back::own_path;
 use super::call::{Answer, Call};
+use super::reply::DOCKER_CONTENT_DIGEST;
 use super::{Registries, relay};
 use crate::cache::Manifest;
 use crate::cache::capture::Capture;
@@ -126,9 +128,16 @@ impl Registries {
             .path_and_query
             .split_once('?')
             .unwrap_or((&call.path_and_query, ""));
+        let said = match Said::parse(query) {
+            Ok(said) => said,
+            Err(why) => {
+                let error = OciError::new(Code::BlobUploadInvalid, why);
+                return Answer::error(StatusCode::BAD_REQUEST, &error);
+            }
+        };
         // A mount reads the other repository (end-11).
-        let from = parameter(query, "from").unwrap_or_default();
-        let from = from.strip_prefix(&call.name_prefix).unwrap_or(&from);
+        let from = said.from.strip_prefix(&call.name_prefix);
+        let from = from.unwrap_or(&said.from);
         if !from.is_empty()
             && let Err(rule) = call.registry().allows_repository(from)
         {
@@ -150,16 +159,17 @@ impl Registries {
             StatusCode::CREATED => {
                 self.access.granted(call, repo).await;
                 self.missing.invalidate_all();
-                let named =
-                    |name| parameter(query, name).and_then(|text| text.parse::<Digest>().ok());
-                if let Some(digest) = named("digest") {
+                if let Some(digest) = said.digest {
                     let member = self
                         .access
                         .member_key(&call.endpoint, repo, &Key::blob(&digest));
                     if let Some(capture) = session.lock().await.take() {
                         self.cache.keep_pushed(capture, &digest, member).await;
                     }
-                } else if let Some(digest) = named("mount") {
+                } else if let Some(digest) = said.mount
+                    && call.method == Method::POST
+                    && names(&answer.response, &digest)
+                {
                     self.access
                         .shown(&call.endpoint, repo, &Key::blob(&digest))
                         .await;
@@ -285,10 +295,84 @@ fn tee(request_body: Body, session: Session) -> Body {
     StreamBody::new(frames).boxed_unsync()
 }
 
-fn parameter(query: &str, name: &str) -> Option<String> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
+/// What the query of an upload says it brings (end-4b, end-6 and end-11).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    digest: Option<Digest>,
+    mount: Option<Digest>,
+    from: String,
+}
+
+// === impl Said ===
+
+impl Said {
+    /// Reads it as upstream does, whatever is escaped. What could be read in two ways is an error: the
+    /// gateway would take note of one blob, and upstream of another.
+    fn parse(query: &str) -> Result<Self, String> {
+        let decoded = |text: &str| {
+            let text = text.replace('+', " ");
+            percent_decode_str(&text).decode_utf8_lossy().into_owned()
+        };
+        let mut found = HashMap::new();
+        for pair in query.split(['&', ';']) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decoded(name);
+            if ["digest", "mount", "from"].contains(&&*name)
+                && found.insert(name.clone(), decoded(value)).is_some()
+            {
+                return Err(format!("the query of the upload has {name} twice"));
+            }
+        }
+        if found.contains_key("digest") && found.contains_key("mount") {
+            return Err("an upload brings a blob, or mounts one: its query has both".into());
+        }
+        let digest = |name| found.get(name).and_then(|text: &String| text.parse().ok());
+        Ok(Self {
+            digest: digest("digest"),
+            mount: digest("mount"),
+            from: found.get("from").cloned().unwrap_or_default(),
+        })
+    }
+}
+
+/// Whether upstream says that this is the blob which is there now.
+fn names(answer: &Response<Body>, digest: &Digest) -> bool {
+    let says = |name: &HeaderName, tail: &str| {
+        let value = answer.headers().get(name);
+        let value = value.and_then(|value| value.to_str().ok());
+        value.is_some_and(|value| value == digest.as_str() || value.ends_with(tail))
+    };
+    says(&DOCKER_CONTENT_DIGEST, digest.as_str())
+        || says(&header::LOCATION, &format!("/blobs/{digest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::digest::Algorithm;
+
+    #[test]
+    fn an_upload_says_one_thing_however_it_is_spelled() {
+        let digest = Digest::of(Algorithm::Sha256, b"a");
+        for query in [
+            format!("_state=x&digest={digest}"),
+            format!("%64igest={}", digest.as_str().replace(':', "%3A")),
+        ] {
+            let said = Said::parse(&query).unwrap();
+            assert_eq!(said.digest.as_ref(), Some(&digest), "{query}");
+            assert_eq!(said.mount, None);
+        }
+        let said = Said::parse(&format!("mount={digest}&fr%6fm=team%2Fsecret")).unwrap();
+        assert_eq!(said.mount, Some(digest.clone()));
+        assert_eq!(said.from, "team/secret");
+        for query in [
+            format!("digest={digest}&%64igest={digest}"),
+            format!("mount={digest}&digest={digest}"),
+            format!("mount={digest}&from=a&f%72om=b"),
+            format!("digest;digest={digest}"),
+        ] {
+            assert!(Said::parse(&query).is_err(), "{query}");
+        }
+        assert_eq!(Said::parse(""), Ok(Said::default()));
+    }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
 use super::Registries;
@@ -19,10 +19,27 @@ use crate::wire::headers;
 impl Registries {
     /// Passes a request on and its answer back; redirects are the caller's to follow.
     pub(super) async fn relay(&self, call: &Call, request_body: Body) -> Answer {
-        let request = match call.as_it_came(request_body) {
-            Ok(request) => request,
-            Err(fault) => return Answer::fault(&fault),
-        };
+        match call.as_it_came(request_body) {
+            Ok(request) => self.forward(call, request).await,
+            Err(fault) => Answer::fault(&fault),
+        }
+    }
+
+    /// The same for what is no part of a registry. The gateway's login is for images, and who came with
+    /// one for the gateway has none for that.
+    pub(super) async fn relay_beside(&self, call: &Call, request_body: Body) -> Answer {
+        match call.as_it_came(request_body) {
+            Ok(mut request) => {
+                if !matches!(call.identity, Identity::Caller(_)) {
+                    request.headers_mut().remove(header::AUTHORIZATION);
+                }
+                self.forward(call, request).await
+            }
+            Err(fault) => Answer::fault(&fault),
+        }
+    }
+
+    async fn forward(&self, call: &Call, request: Request<Body>) -> Answer {
         match self.upstream.send(&call.endpoint.name, request).await {
             Ok(response) => relayed(response),
             Err(fault) => Answer::fault(&fault),

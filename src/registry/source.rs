@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -12,6 +13,7 @@ use http::{Method, Response, StatusCode};
 use super::access::Access;
 use super::call::Call;
 use super::reply::is_nonsense;
+use crate::cache::index::now_seconds;
 use crate::cache::origin::{FetchError, Fetched, Gone, Origin, Part};
 use crate::oci::digest::Digest;
 use crate::oci::error::{Code, OciError};
@@ -29,6 +31,8 @@ pub struct BlobSource {
     headers: HeaderMap,
     /// Whose grant it proves, and where that is noted.
     proves: Option<(Arc<Access>, Call, RepoName)>,
+    /// When upstream last let it read, in seconds since the epoch; zero after a refusal.
+    let_in: AtomicU64,
 }
 
 // === impl BlobSource ===
@@ -81,6 +85,7 @@ impl BlobSource {
             path: format!("/v2/{repo}/blobs/{digest}"),
             headers: call.asking(Some(HeaderValue::from_static("*/*"))),
             proves: None,
+            let_in: AtomicU64::new(0),
         }
     }
 
@@ -111,6 +116,15 @@ impl BlobSource {
                 timeout: false,
                 retry: true,
             }));
+        }
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
+                self.let_in.store(now_seconds(), Ordering::Relaxed);
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                self.let_in.store(0, Ordering::Relaxed);
+            }
+            _ => {}
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Fetched {
@@ -155,8 +169,9 @@ impl Origin for BlobSource {
 
     fn proven(&self) -> BoxFuture<'_, ()> {
         async {
-            if let Some((access, call, repo)) = &self.proves {
-                access.granted(call, repo).await;
+            let let_in = self.let_in.load(Ordering::Relaxed);
+            if let (Some((access, call, repo)), 1..) = (&self.proves, let_in) {
+                access.was_granted(call, repo, let_in).await;
             }
         }
         .boxed()

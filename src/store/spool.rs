@@ -234,7 +234,7 @@ impl Spool {
     }
 
     /// Hashes from the file what is there, up to `end`.
-    fn hash_until(&mut self, end: u64) -> io::Result<()> {
+    pub(super) fn hash_until(&mut self, end: u64) -> io::Result<()> {
         if self.written >= end {
             return Ok(());
         }

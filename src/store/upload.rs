@@ -52,10 +52,21 @@ impl Upload {
 
     /// Becomes the spool of `key`, to be verified and committed like a download. It keeps the file that
     /// it has: a download of the same may be writing to its own.
-    pub fn named(mut self, key: &Key) -> Spool {
-        let path = std::mem::take(&mut self.path);
-        let hasher = self.hasher.clone();
-        Spool::taken_over(self.file.clone(), path, key, hasher, self.written)
+    /// Blocking where the key's algorithm is not the one that was hashed with: the file is read anew.
+    pub fn named(mut self, key: &Key) -> io::Result<Spool> {
+        let (file, hasher) = (self.file.clone(), self.hasher.clone());
+        let known = hasher.algorithm() == key.digest.algorithm();
+        let mut spool = match known {
+            true => Spool::taken_over(file, self.path.clone(), key, hasher, self.written),
+            false => {
+                let hasher = Hasher::new(key.digest.algorithm());
+                Spool::taken_over(file, self.path.clone(), key, hasher, 0)
+            }
+        };
+        spool.hash_until(self.written)?;
+        // The spool's from here on.
+        self.path.clear();
+        Ok(spool)
     }
 }
 

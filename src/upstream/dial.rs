@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -26,7 +27,7 @@ pub struct Dialer {
     /// Fixed addresses by `host` or `host:port`; a port given here replaces the one asked for.
     resolve: HashMap<String, (IpAddr, Option<u16>)>,
     limit: Duration,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     parent: Option<Parent>,
 }
 
@@ -85,7 +86,7 @@ impl Dialer {
             guard,
             resolve,
             limit,
-            lookups: Semaphore::new(LOOKUPS),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             parent: None,
         }
     }
@@ -229,14 +230,21 @@ impl Dialer {
             vec![SocketAddr::new(addr, port)]
         } else {
             // The resolver's threads are the disk's, too: a dead one must not take them all.
-            let _turn = self.lookups.acquire().await;
-            tokio::net::lookup_host((host, port))
+            let turn = self.lookups.clone().acquire_owned().await;
+            let asked = (host.to_owned(), port);
+            // A caller that goes away does not end the look-up, nor its turn.
+            let looked = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                let (host, port) = &asked;
+                (host.as_str(), *port).to_socket_addrs().map(Vec::from_iter)
+            });
+            looked
                 .await
+                .unwrap_or_else(|e| Err(io::Error::other(e)))
                 .map_err(|source| DialError::Name {
                     host: host.to_owned(),
                     source,
                 })?
-                .collect()
         };
         match found.is_empty() {
             true => Err(DialError::Name {

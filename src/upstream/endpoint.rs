@@ -48,10 +48,16 @@ impl Endpoint {
                 ),
             });
         }
+        let mut full = format!("{}{path_and_query}", self.prefix);
         if let Some(namespace) = &self.namespace {
             headers::say_meant_host(headers, namespace);
+            // Another gateway would take a client's `ns=` for ours.
+            if let Some((path, query)) = full.split_once('?').filter(|(_, it)| it.contains("ns=")) {
+                let rest = query.split('&').filter(|pair| !pair.starts_with("ns="));
+                full = format!("{path}?{}", rest.collect::<Vec<_>>().join("&"));
+                full.truncate(full.trim_end_matches('?').len());
+            }
         }
-        let full = format!("{}{path_and_query}", self.prefix);
         let path = full
             .parse::<PathAndQuery>()
             .map_err(|e| Fault::nonsense(format!("the path {full} cannot be asked for: {e}")))?;

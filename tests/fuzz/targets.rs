@@ -68,7 +68,8 @@ pub fn range(data: &[u8]) {
     let Some((len, text)) = data.split_at_checked(8) else {
         return;
     };
-    let len = u64::from_le_bytes(len.try_into().expect("eight bytes"));
+    // The length is an int64 in the specification.
+    let len = u64::from_le_bytes(len.try_into().expect("eight bytes")) >> 1;
     let Ok(text) = std::str::from_utf8(text) else {
         return;
     };

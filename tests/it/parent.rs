@@ -1,7 +1,12 @@
 //! Behind a parent proxy: everything goes through it, nothing tells its password, and gateways chain.
 
+use std::net::SocketAddr;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+};
 
 use crate::support::{
     Fault, Gate, Gateway, On, Setup, Upstream, echo::Peer, gateway::run, parent::Parent, wire,
@@ -274,16 +279,25 @@ async fn a_gateway_that_is_its_own_parent_ends_the_loop() {
 
 #[tokio::test]
 async fn two_gateways_that_are_each_others_parent_end_the_loop() {
-    let (a, b) = (free_port(), free_port());
-    let start = |own: u16, other: u16| {
+    // The first is told of the second before there is one.
+    let meets = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let start = |parent: SocketAddr| {
         Gateway::alone()
-            .set("listen", "proxy", &format!("[\"127.0.0.1:{own}\"]"))
-            .text("upstream", "proxy", &format!("http://127.0.0.1:{other}"))
+            .text("upstream", "proxy", &format!("http://{parent}"))
             .more(EVERYTHING)
             .start()
     };
-    let first = start(a, b).await;
-    let _second = start(b, a).await;
+    let first = start(meets.local_addr().unwrap()).await;
+    let second = start(first.proxy).await;
+    let leads_to = second.proxy;
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = meets.accept().await {
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(leads_to).await?;
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    });
     let (answer, _) = within(20, first.client().try_connect("peer.test:443")).await;
     assert_eq!(answer.status, 502);
     let reply = within(20, first.client().get("http://pages.test/").send()).await;

@@ -2,6 +2,7 @@
 
 use hyper::Method;
 
+use crate::access::private;
 use crate::robot::{Asks, PASSWORD, gateway_as, robots};
 use crate::support::{Blob, Client, Fault, Gateway, Image, On, Upstream, image};
 
@@ -121,6 +122,38 @@ async fn a_pushed_tag_is_served_while_upstream_is_away_and_a_deleted_one_is_aske
         assert_eq!(deleted.status, 202);
         // Upstream never had it.
         assert_eq!(client.ask_manifest(&repo, "pushed").await.status, 404);
+    }
+}
+
+/// He may write to his own repository, and what alice pulled he may not see.
+#[tokio::test]
+async fn an_upload_opens_no_blob_but_the_one_that_upstream_took() {
+    let (up, registry, image) = private().await;
+    registry.repo("bob/x");
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway.start().await;
+    gateway
+        .client()
+        .basic("alice", "a-secret")
+        .pull(&image)
+        .await;
+    let secret = &image.layers[0].digest;
+    let uploads = "https://registry.test/v2/bob/x/blobs/uploads/";
+    let took = crate::push::uploads(201, "/v2/bob/x/blobs/uploads/1");
+    up.fault(On::any("/bob/x/blobs/uploads/").always(), took);
+    let bob = gateway.client().basic("bob", "b-secret");
+    for (query, status) in [
+        (format!("?mount={secret}&from=bob/y"), 201),
+        (format!("?digest={secret}"), 201),
+        (format!("?%64igest=sha256:00&mount={secret}"), 400),
+        (format!("?%64igest=sha256:00&digest={secret}"), 400),
+    ] {
+        let url = format!("{uploads}{query}");
+        let reply = bob.ask(Method::POST, &url).body("mine").send().await;
+        assert_eq!(reply.status, status, "{query}");
+        let url = format!("https://registry.test/v2/bob/x/blobs/{secret}");
+        let reply = bob.get(&url).send().await;
+        assert_eq!(reply.status, 404, "{query}");
     }
 }
 

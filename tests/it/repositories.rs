@@ -38,6 +38,28 @@ async fn only_the_allowed_repositories_are_open_and_of_those_not_the_denied() {
 }
 
 #[tokio::test]
+async fn no_other_spelling_of_a_path_leads_round_the_list() {
+    let up = Upstream::start().await;
+    up.repo(HOST, "team/secret").image("v1", 4, &[10]);
+    let gateway = Gateway::before(&up).registry(HOST, SOME).start().await;
+    for path in [
+        "/v2/team/secret/manifests//v1",
+        "/v2/team/secret/tags//list",
+        "/v2/team/secret/tags/list/",
+        "/v2/team/secret/manifests/v1/",
+        "/v2//_catalog",
+        "/v2/_catalog/",
+        "/api/docker/some/v2/team/secret/manifests/v1",
+        "/api/docker/some/v2/%5fcatalog",
+    ] {
+        let url = format!("https://{HOST}{path}");
+        let reply = gateway.client().get(&url).send().await;
+        assert!(matches!(reply.status, 400 | 403), "{path}");
+    }
+    assert_eq!(up.requests(), 0, "{:?}", up.seen());
+}
+
+#[tokio::test]
 async fn nothing_is_mounted_out_of_a_repository_that_is_not_open() {
     let up = Upstream::start().await;
     up.repo(HOST, "team/app");
@@ -45,8 +67,13 @@ async fn nothing_is_mounted_out_of_a_repository_that_is_not_open() {
     let rules = format!("push = \"allow\"\n{SOME}");
     let gateway = Gateway::before(&up).registry(HOST, &rules).start().await;
     let digest = &secret.layers[0].digest;
-    for from in ["team/secret", "other/app", "team%2Fsecret"] {
-        let url = format!("https://{HOST}/v2/team/app/blobs/uploads/?mount={digest}&from={from}");
+    for from in [
+        "from=team/secret",
+        "from=other/app",
+        "from=team%2Fsecret",
+        "fr%6fm=team/secret",
+    ] {
+        let url = format!("https://{HOST}/v2/team/app/blobs/uploads/?mount={digest}&{from}");
         let reply = gateway.client().ask(Method::POST, &url).send().await;
         assert_eq!(reply.status, 403, "{from}");
         assert_eq!(reply.oci_error().await.0, "DENIED", "{from}");

@@ -120,6 +120,30 @@ async fn the_callers_own_authorization_never_travels_upstream() {
 }
 
 #[tokio::test]
+async fn the_robots_login_is_for_images_and_for_nothing_else_on_their_host() {
+    let (up, _, _) = robots(Asks::Basic).await;
+    let wants = vec![("www-authenticate", "Basic realm=\"users\"".to_owned())];
+    let asks = Fault::Status(401, wants, "");
+    up.fault(On::any("/service/").always(), asks);
+    let gateway = gateway(&up, "gateway", PASSWORD).await;
+    let url = "https://registry.test/service/rest/users";
+    for method in [Method::GET, Method::POST, Method::DELETE] {
+        let reply = gateway.client().ask(method, url).send().await;
+        let status = reply.status;
+        assert_eq!(status, 401, "{}", reply.text().await);
+    }
+    let asked = up.seen().into_iter();
+    let asked: Vec<_> = asked.filter(|one| one.path.contains("/service/")).collect();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(
+        asked
+            .iter()
+            .all(|one| !one.headers.contains_key("authorization")),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
 async fn many_cold_requests_fetch_one_token() {
     let (up, _, image) = robots(Asks::Bearer).await;
     let sizes: Vec<usize> = (1..=12).map(|n| 1000 * n).collect();

@@ -193,8 +193,18 @@ impl<'a> Leader<'a> {
             let why = Gone::broken("upstream left bytes out");
             return self.try_again(at, why.into()).await;
         }
+        if !headed && fetched.start < lane.at {
+            // What an earlier try left was another caller's. Only who is given the very part that is
+            // missing is known to be shown the rest.
+            self.start_over(at).await?;
+            if fetched.start > 0 {
+                let why = "upstream answered with another part than was asked for";
+                return self.try_again(at, Gone::broken(why).into()).await;
+            }
+        }
         let total = fetched.total.or(self.total);
-        if !headed && total.is_some_and(|total| total < lane.at) {
+        let here = self.lanes[at].at;
+        if !headed && total.is_some_and(|total| total < here) {
             // What an earlier try left is longer than the blob: it is none of it.
             self.start_over(at).await?;
             if fetched.start > 0 {

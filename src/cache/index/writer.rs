@@ -192,7 +192,12 @@ impl Writer {
                         let _ = ack.send(Err(why()));
                     }
                 }
-                Op::Adopt(key, info) => self.unwritten.push(Op::Adopt(key, info)),
+                // What counts no more must not come back with the next start.
+                op @ (Op::Adopt(..)
+                | Op::Grant(_, None)
+                | Op::Standing(_, None)
+                | Op::Untag(..)
+                | Op::Tag(_, None)) => self.unwritten.push(op),
                 Op::Remove(keys, ack) => {
                     self.unwritten.push(Op::Remove(keys, None));
                     if let Some(ack) = ack {

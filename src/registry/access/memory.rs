@@ -111,13 +111,21 @@ impl Access {
 
 /// Reads or makes the secret that keys the hashes.
 pub(super) fn secret(path: &Path) -> io::Result<[u8; 32]> {
-    if let Ok(bytes) = fs::read(path)
-        && let Ok(secret) = <[u8; 32]>::try_from(bytes)
+    let found = fs::read(path);
+    if let Ok(bytes) = &found
+        && let Ok(secret) = <[u8; 32]>::try_from(&bytes[..])
     {
         return Ok(secret);
     }
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
+    if let Err(e) = found
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        // It may be read the next time, and all that was ever granted hangs on it.
+        tracing::warn!(path = %path.display(), error = %e, "the key of the grants cannot be read; upstream is asked anew until the next start");
+        return Ok(secret);
+    }
     let fresh = path.with_extension("new");
     let written = (|| {
         let mut file = OpenOptions::new()

@@ -41,6 +41,8 @@ pub struct Access {
     /// When a grant was last proven, in seconds since the epoch; the index has them all. Or that it
     /// was revoked, or that the index does not know it.
     recent: moka::sync::Cache<[u8; 32], u64>,
+    /// When upstream last refused a caller, in seconds since the epoch, by the caller's grant.
+    refusals: moka::sync::Cache<[u8; 32], u64>,
     /// Repositories that anonymous callers were lately refused, or are being asked about.
     asked: moka::sync::Cache<[u8; 32], ()>,
     metrics: Arc<Metrics>,
@@ -70,6 +72,7 @@ impl Access {
             // HMAC takes keys of any length.
             mac: Hmac::new_from_slice(&secret).unwrap_or_else(|e| panic!("an HMAC key: {e}")),
             recent: moka::sync::Cache::builder().max_capacity(100_000).build(),
+            refusals: moka::sync::Cache::builder().max_capacity(100_000).build(),
             asked: moka::sync::Cache::builder()
                 .max_capacity(100_000)
                 .time_to_live(GRANT_LIFE)
@@ -141,14 +144,23 @@ impl Access {
             return;
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
-        self.set(
-            &call.endpoint,
-            repo,
-            own,
-            Some(now_seconds()),
-            call.is_lasting(),
-        )
-        .await;
+        let (now, lasting) = (Some(now_seconds()), call.is_lasting());
+        self.set(&call.endpoint, repo, own, now, lasting).await;
+    }
+
+    /// Notes that upstream accepted the caller in `repo` at some time, in seconds since the epoch. A no
+    /// that came then or later stands.
+    pub async fn was_granted(&self, call: &Call, repo: &RepoName, at: u64) {
+        self.metrics.grants.inc();
+        if call.by_policy_alone() {
+            return;
+        }
+        let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
+        if self.refusals.get(&own).is_some_and(|refused| refused >= at) {
+            return;
+        }
+        let lasting = call.is_lasting();
+        self.set(&call.endpoint, repo, own, Some(at), lasting).await;
     }
 
     /// Notes that upstream refused the caller in `repo` just now. One without a credential was only
@@ -159,7 +171,10 @@ impl Access {
             return;
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
-        if self.proven(&own).is_some() {
+        self.refusals.insert(own, now_seconds());
+        let (origin, repository) = (&call.endpoint.id, repo.as_str());
+        // What a pinned image stands on may be older than any grant.
+        if self.proven(&own).is_some() || self.index.has_standing(origin, repository, &own) {
             self.set(&call.endpoint, repo, own, None, call.is_lasting())
                 .await;
         }

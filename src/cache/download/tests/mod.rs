@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use self::world::{CHUNK, Does, Way, World, noise, open};
+use self::world::{CHUNK, Does, Way, World};
 use crate::cache::Download;
 use crate::cache::flight::Failure;
 use crate::cache::origin::{FetchError, Fetched, Origin, Part};
@@ -224,6 +223,32 @@ async fn a_download_that_fails_over_several_connections_keeps_what_counts() {
     world.pulled().await;
     let again = world.sent() - before;
     assert!(again < 56 * MIB, "{again} bytes came again");
+}
+
+/// Upstream takes no part for what is missing: nobody knows whether it would show what was left.
+#[tokio::test(start_paused = true)]
+async fn what_a_broken_download_left_is_shown_only_to_whom_upstream_gives_the_rest() {
+    let world = World::new(4 * MIB, 100 * MIB, |n, _| match n {
+        0 => Does::Breaks(2 * MIB),
+        1 => Does::Status(403),
+        2 => Does::Page,
+        _ => Does::Well,
+    });
+    world.begin().finished().await.unwrap_err();
+    world.settled().await;
+    let flight = world.begin();
+    flight.head().await.unwrap();
+    let way = Arc::new(Way(world.origin.clone()));
+    let mut body = flight.follow(0, None, way).unwrap().into_body();
+    let mut got = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        got.extend_from_slice(frame.data_ref().unwrap());
+    }
+    assert_eq!(world.origin.asked()[2].start, 2 * MIB);
+    let left = got.iter().zip(&world.origin.bytes);
+    assert_eq!(left.filter(|(got, byte)| got == byte).count(), 0);
+    world.settled().await;
+    world.pulled().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,6 +39,8 @@ pub enum Does {
     Other(u64),
     /// From where it was asked on to the blob's end.
     Overlong,
+    /// Something else altogether, of whatever length.
+    Page,
     /// Speaks of another length.
     Total(u64),
     Status(u16),
@@ -80,7 +82,7 @@ impl Slow {
         let len = self.bytes.len() as u64;
         let all = part.start..part.end.unwrap_or(len);
         let (range, total) = match does {
-            Does::Whole => (0..len, len),
+            Does::Whole | Does::Page => (0..len, len),
             Does::Other(start) => (start..len, len),
             Does::Overlong => (part.start..len, len),
             Does::Total(total) => (all, total),
@@ -94,7 +96,7 @@ impl Slow {
         };
         Ok(Fetched {
             start: range.start,
-            total: Some(total),
+            total: (!matches!(does, Does::Page)).then_some(total),
             body: self.body(range, does),
         })
     }
@@ -124,7 +126,7 @@ impl Slow {
                 let end = (left.start + CHUNK).min(left.end);
                 let bytes = left.start as usize..end as usize;
                 let mut chunk = origin.bytes.slice(bytes);
-                if matches!(does, Does::Corrupt) {
+                if matches!(does, Does::Corrupt | Does::Page) {
                     chunk = chunk.iter().map(|byte| byte ^ 1).collect();
                 }
                 let nanos = chunk.len() as u64 * 1_000_000_000 / origin.rate;
