@@ -61,6 +61,11 @@ impl Registries {
         if let Some(answer) = self.cached_manifest(call, repo, digest, &accept).await {
             return answer;
         }
+        // What upstream has may hang on what the client takes.
+        let question = format!("{digest} {}", accept.hash());
+        if let Some(answer) = self.remembered_missing(call, repo, &question) {
+            return answer;
+        }
         let reference = Reference::Digest(digest.clone());
         if call.is_head() {
             return self.head_manifest(call, repo, &reference, &accept).await;
@@ -73,6 +78,9 @@ impl Registries {
         if let Some(answer) = self.cached_manifest(call, repo, digest, &accept).await {
             return answer;
         }
+        if let Some(answer) = self.remembered_missing(call, repo, &question) {
+            return answer;
+        }
         let path = format!("/v2/{repo}/manifests/{digest}");
         let asking = self.access.ask_for_everybody(call, repo, &path);
         let got = self
@@ -83,7 +91,13 @@ impl Registries {
         }
         match got {
             Got::Manifest(manifest) => manifest_answer(call, &manifest, Outcome::Miss),
-            Got::Answer(answer) => *answer,
+            Got::Answer(answer) => {
+                if answer.response.status() == StatusCode::NOT_FOUND {
+                    let what = format!("manifest {digest} in {repo}");
+                    self.remember_missing(call, repo, &question, Code::ManifestUnknown, &what);
+                }
+                *answer
+            }
             Got::Away(answer) => *answer,
         }
     }

@@ -40,6 +40,10 @@ pub enum PullError {
         wanted: String,
         offered: String,
     },
+    #[error(
+        "{image} could not be confirmed: its registry is away or not well, and what it said last is kept"
+    )]
+    Unconfirmed { image: String },
     #[error("indexes within indexes, more than {0} deep")]
     TooDeep(usize),
 }

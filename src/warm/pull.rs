@@ -213,6 +213,12 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
         let path = format!("manifests/{reference}");
         let accept = MANIFEST_TYPES.join(", ");
         let answer = self.ask(Method::GET, &path, &accept).await?;
+        // Who wants to know what a tag stands for now is not told what it stood for.
+        let wants_now = self.options.refresh && reference == self.image.reference.to_string();
+        if wants_now && answer.outcome == Outcome::Stale {
+            let image = self.image.to_string();
+            return Err(PullError::Unconfirmed { image });
+        }
         let (head, bytes) = self.whole(&what, answer).await?;
         let field = |name| head.get(name).and_then(|value| value.to_str().ok());
         let media_type = field(header::CONTENT_TYPE.as_str()).unwrap_or_default();

@@ -23,6 +23,8 @@ async fn an_export_is_the_same_from_both_ways_and_another_gateway_serves_it_with
     desk.run(&["export", both, "-o", "a.tar"]).await.ok();
     let piped = desk.run(&["export", both, "-o", "-"]).await;
     let piped = piped.out.len();
+    let nothing = desk.run(&["import", "-"]).await.fails(1);
+    assert!(nothing.contains("/dev/stdin"), "{nothing}");
     gateway.terminate().await;
     up.stop().await;
     desk.run(&["export", both, "-o", "b.tar"]).await.ok();

@@ -294,7 +294,7 @@ async fn two_gateways_that_are_each_others_parent_end_the_loop() {
         while let Ok((mut from, _)) = meets.accept().await {
             tokio::spawn(async move {
                 let mut to = TcpStream::connect(leads_to).await?;
-                tokio::io::copy_bidirectional(&mut from, &mut to).await
+                tokio::io::copy_bidirectional_with_sizes(&mut from, &mut to, 1 << 16, 1 << 16).await
             });
         }
     });

@@ -164,18 +164,19 @@ async fn a_404_for_one_accept_is_none_for_another() {
 async fn a_404_is_remembered_for_seconds() {
     let (up, repo) = upstream_with_app().await;
     let gateway = always_asking(&up).start().await;
-    let reply = gateway.client().ask_manifest(&repo, "nowhere").await;
-    assert_eq!(reply.status, 404);
-    let text = reply.text().await;
-    assert!(text.contains("UNKNOWN"), "{text}");
-    let asked = up.requests();
-    for _ in 0..3 {
-        assert_eq!(
-            gateway.client().ask_manifest(&repo, "nowhere").await.status,
-            404
-        );
+    let nobodys = format!("sha256:{}", "0".repeat(64));
+    for reference in ["nowhere", &nobodys] {
+        let ask = || async { gateway.client().ask_manifest(&repo, reference).await };
+        let reply = ask().await;
+        assert_eq!(reply.status, 404);
+        let text = reply.text().await;
+        assert!(text.contains("UNKNOWN"), "{text}");
+        let asked = up.requests();
+        for _ in 0..3 {
+            assert_eq!(ask().await.status, 404);
+        }
+        assert_eq!(up.requests(), asked, "{reference}");
     }
-    assert_eq!(up.requests(), asked);
 }
 
 #[tokio::test]

@@ -379,11 +379,20 @@ impl Index {
         let counted = self.db.read(|db| {
             let read = db.begin_read()?;
             let lru = read.open_table(LRU)?;
-            let oldest = lru.first()?;
+            // Of what may go: what is pinned stays.
+            let mut oldest = None;
+            for entry in lru.iter()?.take(super::MOST_LOOKED_AT) {
+                let (name, _) = entry?;
+                let (at, key) = name.value();
+                if Key::from_bytes(key).is_some_and(|key| !self.pins.protects(&key)) {
+                    oldest = Some(at / 1_000_000);
+                    break;
+                }
+            }
             Ok(Counts {
                 objects: read.open_table(OBJECTS)?.len()?,
                 manifests: read.open_table(CHILDREN)?.len()?,
-                oldest_use: oldest.map(|(name, _)| name.value().0 / 1_000_000),
+                oldest_use: oldest,
             })
         });
         counted.unwrap_or_default()
