@@ -16,7 +16,8 @@ pub(super) struct Memory<K, V> {
 
 #[derive(Debug)]
 struct Inside<K, V> {
-    known: HashMap<K, V>,
+    /// With how many changes are told and not written yet: until the last one is, the table is behind.
+    known: HashMap<K, (V, usize)>,
     /// How often the table has changed, as far as it was told.
     changes: u64,
 }
@@ -43,7 +44,7 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
     {
         let before = {
             let inside = self.read();
-            if let Some(known) = inside.known.get(key) {
+            if let Some((known, _)) = inside.known.get(key) {
                 return Some(known.clone());
             }
             inside.changes
@@ -52,7 +53,7 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
         let mut inside = self.write();
         // What was read may have been the word before a change that was made meanwhile.
         if inside.changes == before {
-            inside.keep(self.most, key.to_owned(), found.clone());
+            inside.keep(self.most, key.to_owned(), found.clone(), 0);
         }
         Some(found)
     }
@@ -61,10 +62,14 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
     pub(super) fn set(&self, key: K, value: V) {
         let mut inside = self.write();
         inside.changes += 1;
-        inside.keep(self.most, key, value);
+        let unwritten = inside
+            .known
+            .get(&key)
+            .map_or(0, |(_, unwritten)| *unwritten);
+        inside.keep(self.most, key, value, unwritten + 1);
     }
 
-    /// The table has changed at `key`.
+    /// The table has changed at `key`: what was told of it first is written.
     pub(super) fn forget<Q>(&self, key: &Q)
     where
         K: Borrow<Q>,
@@ -72,6 +77,10 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
     {
         let mut inside = self.write();
         inside.changes += 1;
+        if let Some((_, unwritten @ 2..)) = inside.known.get_mut(key) {
+            *unwritten -= 1;
+            return;
+        }
         inside.known.remove(key);
     }
 
@@ -94,11 +103,11 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
 // === impl Inside ===
 
 impl<K: Hash + Eq, V> Inside<K, V> {
-    fn keep(&mut self, most: usize, key: K, value: V) {
+    fn keep(&mut self, most: usize, key: K, value: V, unwritten: usize) {
         if self.known.len() >= most {
             self.known.clear();
         }
-        self.known.insert(key, value);
+        self.known.insert(key, (value, unwritten));
     }
 }
 
@@ -135,6 +144,17 @@ mod tests {
         });
         assert_eq!(old, Some(1));
         assert_eq!(memory.get_or_read("b", || Some(2)), Some(2));
+    }
+
+    #[test]
+    fn what_is_told_last_counts_though_something_older_was_just_written() {
+        let memory = Memory::<String, u8>::new(9);
+        memory.set("a".into(), 1);
+        memory.set("a".into(), 2);
+        memory.forget("a");
+        assert_eq!(memory.get_or_read("a", || Some(1)), Some(2));
+        memory.forget("a");
+        assert_eq!(memory.get_or_read("a", || Some(3)), Some(3));
     }
 
     #[test]
