@@ -31,6 +31,13 @@ impl Registries {
         let path = format!("/v2/{repo}/blobs/{digest}");
         // Upstream's no to the caller's token, while the blob is asked for as anybody.
         let mut token_ended: Option<Arc<Response<Bytes>>> = None;
+        let way = |token_ended: bool| {
+            let upstream = self.upstream.clone();
+            match token_ended {
+                false => BlobSource::of(call, upstream, repo, digest),
+                true => BlobSource::anonymous(call, upstream, repo, digest),
+            }
+        };
         for _ in 0..TURNS {
             if let Some(object) = self.cache.blob(digest).await {
                 let outcome = match self.access.blob(call, repo, digest, object.size()).await {
@@ -43,11 +50,7 @@ impl Registries {
                     Some(Reader::complete(object, start, end.unwrap_or(size)).into_body())
                 });
             }
-            let upstream = self.upstream.clone();
-            let own = match token_ended {
-                None => BlobSource::of(call, upstream, repo, digest),
-                Some(_) => BlobSource::anonymous(call, upstream, repo, digest),
-            };
+            let own = way(token_ended.is_some());
             let member = self
                 .access
                 .member_key(&call.endpoint, repo, &Key::blob(digest));
@@ -136,7 +139,7 @@ impl Registries {
             }
         }
         // Downloads that others began ended before this caller could follow: it goes alone.
-        let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
+        let own = way(token_ended.is_some());
         self.pass_through(call, digest, own).await
     }
 
