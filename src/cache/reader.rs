@@ -224,8 +224,9 @@ async fn readable(state: &mut watch::Receiver<State>, at: u64, end: Option<u64>)
 /// a thread that may wait for the disk.
 async fn read(file: &Arc<File>, at: u64, end: u64) -> io::Result<Bytes> {
     let left = end.saturating_sub(at);
-    let len = usize::try_from(left).map_or(Buffer::SIZE, |left| left.min(Buffer::SIZE));
     let mut buffer = Buffer::take();
+    let most = buffer.bytes().len();
+    let len = usize::try_from(left).map_or(most, |left| left.min(most));
     match rustix::io::preadv2(
         file,
         &mut [IoSliceMut::new(&mut buffer.bytes()[..len])],

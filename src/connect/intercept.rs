@@ -115,14 +115,18 @@ impl Gateway {
             realm: format!("https://{host}{TOKEN_PATH}").into(),
             host: host.into(),
         });
-        if h2 {
-            pace.multiplex();
-        }
+        let streams = h2.then(|| pace.multiplex());
         let busy = pace.clone();
         let service = service_fn(move |request| {
-            let (inside, busy) = (inside.clone(), busy.busy());
+            let (inside, busy, streams) = (inside.clone(), busy.busy(), streams.clone());
             // A connection has room for an answer's state only while there is one.
-            Box::pin(async move { Ok::<_, Infallible>(inside.answer(request, busy).await) })
+            Box::pin(async move {
+                let answer = inside.answer(request, busy).await;
+                Ok::<_, Infallible>(match streams {
+                    Some(streams) => answer.map(|body| streams.watch(body)),
+                    None => answer,
+                })
+            })
         });
         // Boxed: what one of them needs is not room in all connections.
         let result = if h2 {

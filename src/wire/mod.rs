@@ -10,4 +10,5 @@ pub mod memory;
 pub mod pace;
 pub mod pipe;
 pub mod socket;
+pub mod streams;
 pub mod turns;

@@ -4,13 +4,15 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use super::streams::Streams;
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +28,9 @@ pub struct Patience {
 pub struct Pace {
     patience: Patience,
     requests: AtomicUsize,
-    /// HTTP/2 frames are no heads: only the idle limit holds, and it holds during requests, too,
-    /// because a client that grants no window leaves no write pending.
-    multiplexed: AtomicBool,
+    /// HTTP/2 frames are no heads: only the idle limit holds, and it holds during requests, too, and
+    /// for each answer, because a client that grants no window leaves no write pending.
+    multiplexed: OnceLock<Streams>,
     born: Instant,
     /// Milliseconds after birth when bytes last moved.
     moved: AtomicU64,
@@ -68,7 +70,7 @@ impl Pace {
         Arc::new(Self {
             patience,
             requests: AtomicUsize::new(0),
-            multiplexed: AtomicBool::new(false),
+            multiplexed: OnceLock::new(),
             born: Instant::now(),
             moved: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
@@ -87,9 +89,9 @@ impl Pace {
         Busy(self.clone())
     }
 
-    /// The connection speaks HTTP/2 from here on.
-    pub fn multiplex(&self) {
-        self.multiplexed.store(true, Ordering::Relaxed);
+    /// The connection speaks HTTP/2 from here on; its answers are to be watched.
+    pub fn multiplex(&self) -> Streams {
+        self.multiplexed.get_or_init(Streams::new).clone()
     }
 
     /// A new beginning, as after a handshake: the client may be idle before it asks.
@@ -113,11 +115,11 @@ impl Pace {
     /// When the client's time is up; `None` where a request under way stops the clock.
     fn deadline(&self) -> Option<Instant> {
         if self.requests.load(Ordering::Relaxed) > 0 {
+            let streams = self.multiplexed.get()?;
             let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-            return self
-                .multiplexed
-                .load(Ordering::Relaxed)
-                .then(|| self.born + moved + self.patience.idle);
+            let since = self.born + moved;
+            let stuck = streams.waiting_since();
+            return Some(stuck.map_or(since, |stuck| stuck.min(since)) + self.patience.idle);
         }
         let waiting = self.waiting();
         let limit = if waiting.head {
@@ -135,7 +137,7 @@ impl Pace {
 
     fn received(&self) {
         self.moved();
-        if self.requests.load(Ordering::Relaxed) > 0 || self.multiplexed.load(Ordering::Relaxed) {
+        if self.requests.load(Ordering::Relaxed) > 0 || self.multiplexed.get().is_some() {
             return;
         }
         let mut waiting = self.waiting();

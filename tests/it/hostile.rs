@@ -331,6 +331,33 @@ async fn windows_of_nothing_hold_a_bounded_memory() {
     assert_all_gone(&gateway).await;
 }
 
+#[tokio::test]
+async fn who_opens_no_window_and_pings_is_not_waited_for() {
+    let (_up, image, gateway) = warm(|setup| setup.text("limits", "client_idle", "3s")).await;
+    let path = format!("/v2/app/blobs/{}", image.layers[0].digest);
+    let stream = gateway
+        .client()
+        .h2()
+        .tls("registry.test:443")
+        .await
+        .unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    let pings = tokio::spawn(async move {
+        let mut first = PREFACE.to_vec();
+        first.extend(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]));
+        first.extend(frame(HEADERS, 0x5, 1, &get(&path)));
+        let mut ticks = tokio::time::interval(Duration::from_millis(250));
+        while write.write_all(&first).await.is_ok() && write.flush().await.is_ok() {
+            ticks.tick().await;
+            first = frame(PING, 0, 0, &[0; 8]);
+        }
+    });
+    let mut rest = Vec::new();
+    let _ = within(20, read.read_to_end(&mut rest)).await;
+    pings.abort();
+    assert_all_gone(&gateway).await;
+}
+
 // --- floods of requests ---
 
 #[tokio::test]
