@@ -4,7 +4,7 @@
 //! this machine may change something. A browser is made to prove that a change comes from a page of ours
 //! (Fetch metadata, else `Origin`): others' pages can send forms here, but not forge these headers.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use super::Admin;
 use super::api::Problem;
 use crate::policy::Host;
+use crate::users::Denied;
 
 /// Where a connection came from.
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +66,20 @@ async fn rights(
     }
     let users = admin.users.load_full();
     if users.asked() {
-        return match users.verify(sent).await {
+        // Who comes from nowhere is within this process.
+        let client = peer.map_or(Ipv4Addr::LOCALHOST.into(), |Peer(address)| address.ip());
+        return match users.verify(client, sent).await {
             Ok(_) => Ok(Rights::Change),
-            Err(_) => {
+            Err(Denied::Busy) => {
+                let mut answer = refused(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many passwords are being checked at this moment; try again",
+                );
+                let again = header::HeaderValue::from_static("1");
+                answer.headers_mut().insert(header::RETRY_AFTER, again);
+                Err(answer)
+            }
+            Err(Denied::Missing | Denied::Wrong { .. }) => {
                 let mut answer = refused(
                     StatusCode::UNAUTHORIZED,
                     "log in as a user of admin.users_file",

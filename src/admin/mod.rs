@@ -36,7 +36,9 @@ use crate::upstream::Upstream;
 use crate::users::Users;
 use crate::warm::Warm;
 use crate::wire::drain::Drain;
+use crate::wire::idle::Idle;
 use crate::wire::pace::{Paced, Patience};
+use crate::wire::shares::Shares;
 
 /// What the listener shows and steers.
 pub struct Admin {
@@ -122,6 +124,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSw
     let router = admin.router();
     let drain = admin.drain.clone();
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places_of = Shares::new(MOST_OF_ONE);
     loop {
         let accepted = tokio::select! {
             () = drain.begun() => return,
@@ -132,11 +135,14 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSw
             tokio::time::sleep(BREATH).await;
             continue;
         };
+        let Some(share) = places_of.take(from.ip()) else {
+            continue;
+        };
         let router = router.clone().layer(Extension(Peer(from)));
         let (ending, patience) = (drain.clone(), **patience.load());
         drain.spawn(async move {
             answer(socket, router, ending, patience).await;
-            drop(place);
+            drop((place, share));
         });
     }
 }
@@ -150,6 +156,8 @@ where
     let pace = socket.pace().clone();
     // A transfer of images, or of events, takes as long as it takes.
     let service = service_fn(move |request: http::Request<Incoming>| {
+        // Who vanishes in the middle of what it brings gives back what that holds.
+        let request = request.map(|body| Idle::new(body, patience.idle, "the client"));
         let (busy, answer) = (pace.busy(), Service::call(&mut router.clone(), request));
         async move {
             let answer = answer.await?;
@@ -187,6 +195,8 @@ fn now() -> u64 {
 }
 
 const MOST_CONNECTIONS: usize = 256;
+/// Of these, one client's: a monitor that leaks connections keeps nobody else out.
+const MOST_OF_ONE: usize = 64;
 /// Bytes on their way between the two ends.
 const IN_PROCESS: usize = 256 << 10;
 const BREATH: Duration = Duration::from_millis(10);

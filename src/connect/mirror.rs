@@ -69,7 +69,7 @@ impl Gateway {
         // Proxy users log in here as to a registry. Their login is the gateway's business alone.
         match live
             .users
-            .verify(request.headers().get(header::AUTHORIZATION))
+            .verify(peer.client, request.headers().get(header::AUTHORIZATION))
             .await
         {
             Ok(None) => {}
@@ -144,24 +144,34 @@ impl Gateway {
     }
 }
 
-/// 401: a proxy user has to log in.
+/// 401: a proxy user has to log in; 503 while too many passwords are being checked.
 fn ask_who(why: &Denied) -> Answer {
     let said = match why {
         Denied::Missing => "this gateway asks for a user and a password (docker login)",
         Denied::Wrong { .. } => "the user or the password is not right",
         Denied::Busy => "too many passwords are being checked at this moment; try again",
     };
-    let mut answer = Answer::error(
-        StatusCode::UNAUTHORIZED,
-        &OciError::new(Code::Unauthorized, said),
-    );
+    let (status, code, field, value) = match why {
+        // A 401 would make its client ask a person for another password.
+        Denied::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Code::Unavailable,
+            header::RETRY_AFTER,
+            "1",
+        ),
+        _ => (
+            StatusCode::UNAUTHORIZED,
+            Code::Unauthorized,
+            header::WWW_AUTHENTICATE,
+            "Basic realm=\"pierhead\"",
+        ),
+    };
+    let mut answer = Answer::error(status, &OciError::new(code, said));
     answer.outcome = Outcome::Denied;
     answer.rule = "policy.users_file".into();
     answer = answer.because(said, "");
-    answer.response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Basic realm=\"pierhead\""),
-    );
+    let fields = answer.response.headers_mut();
+    fields.insert(field, HeaderValue::from_static(value));
     answer
 }
 

@@ -139,7 +139,7 @@ impl Gateway {
             return local::answer(&self, &request, peer.secure, peer.drain.has_begun());
         }
         let sent = request.headers().get(header::PROXY_AUTHORIZATION);
-        let user = match live.users.verify(sent).await {
+        let user = match live.users.verify(peer.client, sent).await {
             Ok(user) => user,
             Err(why) => return self.ask_who(&request, peer, started, why),
         };

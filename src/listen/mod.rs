@@ -21,6 +21,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::Front;
 use crate::wire::drain::Drain;
 use crate::wire::pace::{Paced, Patience};
+use crate::wire::shares::who;
 use crate::wire::socket::Socket;
 
 /// Counts connections by client address, over all listeners; an IPv6 network of 64 bits is one client,
@@ -231,10 +232,7 @@ impl Clients {
     }
 
     fn enter(self: &Arc<Self>, client: IpAddr, metrics: &Arc<Metrics>) -> Option<Place> {
-        let client = match client {
-            IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !u128::from(u64::MAX)).into()),
-            v4 => v4,
-        };
+        let client = who(client);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(client).or_default();
         if *count >= self.most.load(Ordering::Relaxed) {

@@ -10,7 +10,7 @@ use super::access::Proof;
 use super::call::{Answer, Call};
 use super::reply::{content, finish, is_nonsense, is_page, not_modified};
 use super::source::BlobSource;
-use super::{Registries, relay};
+use super::{Registries, relay, wait};
 use crate::cache::Download;
 use crate::cache::flight::{Failure, Flight};
 use crate::cache::origin::{FetchError, Origin, Part};
@@ -33,10 +33,10 @@ impl Registries {
         let mut token_ended: Option<Arc<Response<Bytes>>> = None;
         let way = |token_ended: bool| {
             let upstream = self.upstream.clone();
-            match token_ended {
+            Arc::new(match token_ended {
                 false => BlobSource::of(call, upstream, repo, digest),
                 true => BlobSource::anonymous(call, upstream, repo, digest),
-            }
+            })
         };
         for _ in 0..TURNS {
             if let Some(object) = self.cache.blob(digest).await {
@@ -88,14 +88,16 @@ impl Registries {
             if call.is_head() {
                 return self.head_blob(call, repo, digest, &path).await;
             }
-            let begins = match token_ended {
-                None => {
-                    let (access, upstream) = (self.access.clone(), self.upstream.clone());
-                    BlobSource::granting(call, access, upstream, repo, digest)
-                }
-                // What anybody may have says nothing of this caller.
-                Some(_) => own.clone(),
+            let Some(share) = wait(&self.downloads, call).await else {
+                return Answer::too_many(call);
             };
+            let upstream = self.upstream.clone();
+            let begins = match token_ended {
+                None => BlobSource::granting(call, self.access.clone(), upstream, repo, digest),
+                // What anybody may have says nothing of this caller.
+                Some(_) => BlobSource::anonymous(call, upstream, repo, digest),
+            };
+            let begins = Arc::new(begins.counted(share));
             let Download::Begun(flight) = self.cache.download(digest, member, begins) else {
                 continue;
             };
@@ -103,12 +105,9 @@ impl Registries {
                 Ok(_) if token_ended.is_some() => {}
                 Ok(_) => {
                     // Where anybody may, the gateway finishes by itself what a token that ended began.
-                    flight.offer(BlobSource::anonymous(
-                        call,
-                        self.upstream.clone(),
-                        repo,
-                        digest,
-                    ));
+                    let upstream = self.upstream.clone();
+                    let anybody = BlobSource::anonymous(call, upstream, repo, digest);
+                    flight.offer(Arc::new(anybody));
                 }
                 Err(Failure::Answer(answer)) => {
                     if let Some(no) = &token_ended {

@@ -22,6 +22,7 @@ use crate::oci::manifest::{Children, Descriptor};
 use crate::oci::reference::RepoName;
 use crate::store::Key;
 use crate::upstream::Upstream;
+use crate::wire::shares::who;
 
 /// Downloads that nobody has asked for yet.
 #[derive(Debug)]
@@ -115,7 +116,7 @@ impl Lookahead {
 
     async fn fetch(&self, call: &Call, repo: &RepoName, blob: &Descriptor) -> Result<(), Failure> {
         let digest = &blob.digest;
-        let own = BlobSource::of(call, self.upstream.clone(), repo, digest);
+        let own = Arc::new(BlobSource::of(call, self.upstream.clone(), repo, digest));
         let key = Key::blob(digest);
         let member = self.access.member_key(&call.endpoint, repo, &key);
         let Download::Begun(flight) = self.cache.download(digest, member, own) else {
@@ -125,11 +126,12 @@ impl Lookahead {
         flight.head().await?;
         // Where anybody may, the gateway finishes by itself what a token that ended began.
         let anybody = BlobSource::anonymous(call, self.upstream.clone(), repo, digest);
-        flight.offer(anybody);
+        flight.offer(Arc::new(anybody));
         flight.finished().await
     }
 
     fn budget(&self, client: IpAddr) -> Arc<Budget> {
+        let client = who(client);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(budget) = clients.get(&client).and_then(Weak::upgrade) {
             return budget;

@@ -45,6 +45,7 @@ use crate::upstream::Upstream;
 use crate::upstream::credentials::{Credentials, Login};
 use crate::upstream::identity::Identity;
 use crate::wire::body::Body;
+use crate::wire::shares::{Share, Shares};
 use crate::wire::turns::Turns;
 
 /// The parts of the configuration that decide about answers. Each request brings those it is answered
@@ -71,6 +72,9 @@ pub struct Registries {
     accepts: Accepts,
     lookahead: Arc<Lookahead>,
     turns: Turns,
+    /// Of one client, what goes on also when it goes away: manifests being looked up, and blobs.
+    lookups: Shares,
+    downloads: Shares,
     passes: Passes,
     /// Copies of uploads under way, by where their next request goes.
     uploads: moka::sync::Cache<String, Session>,
@@ -90,6 +94,8 @@ impl Registries {
             accepts: Accepts::default(),
             lookahead,
             turns: Turns::default(),
+            lookups: Shares::new(OF_ONE_CLIENT),
+            downloads: Shares::new(OF_ONE_CLIENT),
             passes: Passes::default(),
             uploads: moka::sync::Cache::builder()
                 .max_capacity(1_000)
@@ -353,8 +359,14 @@ impl Registries {
         repo: RepoName,
         reference: Reference,
     ) -> Answer {
+        let Some(share) = wait(&self.lookups, &call).await else {
+            return Answer::too_many(&call);
+        };
         let registries = self.clone();
-        let asking = async move { registries.manifest(&call, &repo, &reference).await };
+        let asking = async move {
+            let _share = share;
+            registries.manifest(&call, &repo, &reference).await
+        };
         let task = tokio::spawn(asking.in_current_span());
         match task.await {
             Ok(answer) => answer,
@@ -364,6 +376,12 @@ impl Registries {
             }
         }
     }
+}
+
+/// Waits for one of the places that a call's client has; `None` where that takes too long.
+async fn wait(places: &Shares, call: &Call) -> Option<Share> {
+    let place = tokio::time::timeout(LONGEST_WAIT, places.wait(call.client));
+    place.await.ok().flatten()
 }
 
 /// Why a path may mean one thing here and another upstream; `None` for a plain one. Servers differ in
@@ -418,6 +436,9 @@ fn begins_with(path: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
 }
 
+/// Manifests, and blobs, that are on their way from upstream at a time for one client.
+const OF_ONE_CLIENT: usize = 256;
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// An upload that is not gone on with is not copied any more.
 const UPLOADS_FOR: Duration = Duration::from_secs(3600);
 const MISSING_FOR: Duration = Duration::from_secs(5);

@@ -178,6 +178,19 @@ impl Answer {
         self
     }
 
+    /// One client has so much on its way from upstream that this has to come later.
+    pub fn too_many(call: &Call) -> Self {
+        let message = format!(
+            "{} has too many requests on their way upstream at this moment; ask again",
+            call.client
+        );
+        let error = OciError::new(Code::TooManyRequests, message);
+        let mut answer = Self::error(StatusCode::TOO_MANY_REQUESTS, &error);
+        let fields = answer.response.headers_mut();
+        fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        answer
+    }
+
     /// Names the content for the log line.
     pub fn about(
         mut self,

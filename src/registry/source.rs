@@ -20,6 +20,7 @@ use crate::oci::error::{Code, OciError};
 use crate::oci::reference::RepoName;
 use crate::upstream::identity::Identity;
 use crate::upstream::{self, Endpoint, Fault, FaultKind, Redirected, Upstream};
+use crate::wire::shares::Share;
 
 /// One repository at one endpoint, asked in one name.
 pub struct BlobSource {
@@ -33,15 +34,16 @@ pub struct BlobSource {
     proves: Option<(Arc<Access>, Call, RepoName)>,
     /// When upstream last let it read, in seconds since the epoch; zero after a refusal.
     let_in: AtomicU64,
+    /// A place among its client's downloads.
+    _share: Option<Share>,
 }
 
 // === impl BlobSource ===
 
 impl BlobSource {
     /// The caller's own way.
-    pub fn of(call: &Call, upstream: Arc<Upstream>, repo: &RepoName, digest: &Digest) -> Arc<Self> {
-        let identity = call.identity.clone();
-        Arc::new(Self::new(call, identity, upstream, repo, digest))
+    pub fn of(call: &Call, upstream: Arc<Upstream>, repo: &RepoName, digest: &Digest) -> Self {
+        Self::new(call, call.identity.clone(), upstream, repo, digest)
     }
 
     /// The caller's own way, which proves that the caller may read `repo`.
@@ -51,12 +53,11 @@ impl BlobSource {
         upstream: Arc<Upstream>,
         repo: &RepoName,
         digest: &Digest,
-    ) -> Arc<Self> {
-        let identity = call.identity.clone();
-        Arc::new(Self {
+    ) -> Self {
+        Self {
             proves: Some((access, call.clone(), repo.clone())),
-            ..Self::new(call, identity, upstream, repo, digest)
-        })
+            ..Self::of(call, upstream, repo, digest)
+        }
     }
 
     /// The way anybody may go.
@@ -65,9 +66,8 @@ impl BlobSource {
         upstream: Arc<Upstream>,
         repo: &RepoName,
         digest: &Digest,
-    ) -> Arc<Self> {
-        let identity = Identity::Gateway(None);
-        Arc::new(Self::new(call, identity, upstream, repo, digest))
+    ) -> Self {
+        Self::new(call, Identity::Gateway(None), upstream, repo, digest)
     }
 
     fn new(
@@ -86,6 +86,15 @@ impl BlobSource {
             headers: call.asking(Some(HeaderValue::from_static("*/*"))),
             proves: None,
             let_in: AtomicU64::new(0),
+            _share: None,
+        }
+    }
+
+    /// Counted among its client's downloads for as long as it lives.
+    pub fn counted(self, share: Share) -> Self {
+        Self {
+            _share: Some(share),
+            ..self
         }
     }
 

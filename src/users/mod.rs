@@ -5,6 +5,7 @@
 
 mod htpasswd;
 
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 use self::htpasswd::Table;
 pub use self::htpasswd::UsersError;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::shares::Shares;
 
 /// The users of the proxy, or nobody in particular.
 pub struct Users {
@@ -33,6 +35,8 @@ pub struct Users {
     /// Hashing takes a core for a while: a flood of wrong passwords must leave the others alone.
     hashing: Arc<Semaphore>,
     waiting: Semaphore,
+    /// Of one client.
+    waiting_of: Shares,
     metrics: Arc<Metrics>,
 }
 
@@ -44,7 +48,7 @@ pub enum Denied {
     /// What it sent is not right; `user` only where the file knows that name, because people type
     /// passwords into the wrong field.
     Wrong { user: Option<String> },
-    /// Too many passwords are being checked at this moment.
+    /// Too many passwords, or too many of this client's, are being checked at this moment.
     Busy,
 }
 
@@ -81,6 +85,7 @@ impl Users {
                 .build(),
             hashing: Arc::new(Semaphore::new((cores / 2).clamp(1, 8))),
             waiting: Semaphore::new(WAITING),
+            waiting_of: Shares::new(WAITING_OF_ONE),
             metrics,
         })
     }
@@ -97,10 +102,11 @@ impl Users {
             .is_some_and(|file| file.table.load().hash(user).is_some())
     }
 
-    /// The user that `Basic` credentials (of `Proxy-Authorization` or `Authorization`) prove;
-    /// `None` where nobody is asked.
+    /// The user that `Basic` credentials (of `Proxy-Authorization` or `Authorization`) of `client`
+    /// prove; `None` where nobody is asked.
     pub async fn verify(
         &self,
+        client: IpAddr,
         authorization: Option<&HeaderValue>,
     ) -> Result<Option<String>, Denied> {
         let Some(file) = &self.file else {
@@ -123,7 +129,7 @@ impl Users {
         let checked = self
             .remembered
             .try_get_with(self.key(&name, &password, &hash), async {
-                match self.check(password, hash).await? && known {
+                match self.check(client, password, hash).await? && known {
                     true => Ok(()),
                     false => Err(wrong),
                 }
@@ -185,11 +191,12 @@ impl Users {
         }
     }
 
-    async fn check(&self, password: Vec<u8>, hash: String) -> Result<bool, Denied> {
-        let _waiting = self.waiting.try_acquire().map_err(|_| {
+    async fn check(&self, client: IpAddr, password: Vec<u8>, hash: String) -> Result<bool, Denied> {
+        let place = self.waiting_of.take(client);
+        let Some(_waiting) = place.zip(self.waiting.try_acquire().ok()) else {
             self.metrics.password_checked("busy");
-            Denied::Busy
-        })?;
+            return Err(Denied::Busy);
+        };
         let turn = Arc::clone(&self.hashing).acquire_owned().await;
         let checked = tokio::task::spawn_blocking(move || {
             // Held until the hash is done, also when the caller has gone.
@@ -284,10 +291,14 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Checks that may wait for their turn; those beyond are told to come back.
 const WAITING: usize = 64;
+/// Of these, one client's: who guesses leaves places to the others.
+const WAITING_OF_ONE: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn users(pairs: &[(&str, &str)]) -> (Users, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
@@ -311,6 +322,10 @@ mod tests {
             .unwrap()
     }
 
+    async fn of(users: &Users, pair: &str) -> Result<Option<String>, Denied> {
+        users.verify(CLIENT, Some(&sent(pair))).await
+    }
+
     fn checks(users: &Users, result: &str) -> usize {
         let text = users.metrics.encode();
         let start = format!("pierhead_password_checks_total{{result=\"{result}\"}} ");
@@ -322,27 +337,40 @@ mod tests {
     async fn without_a_file_nobody_is_asked() {
         let users = Users::open(None, Arc::default()).unwrap();
         assert!(!users.asked());
-        assert_eq!(users.verify(None).await, Ok(None));
-        assert_eq!(users.verify(Some(&sent("a:b"))).await, Ok(None));
+        assert_eq!(users.verify(CLIENT, None).await, Ok(None));
+        assert_eq!(of(&users, "a:b").await, Ok(None));
     }
 
     #[tokio::test]
     async fn the_right_password_is_hashed_once() {
         let (users, _dir) = users(&[("ci", "pass:word"), ("other", "x")]);
         for _ in 0..3 {
-            let user = users.verify(Some(&sent("ci:pass:word"))).await;
+            let user = of(&users, "ci:pass:word").await;
             assert_eq!(user, Ok(Some("ci".into())));
         }
         assert_eq!(checks(&users, "right"), 1);
-        assert!(users.verify(Some(&sent("other:x"))).await.is_ok());
+        assert!(of(&users, "other:x").await.is_ok());
         assert_eq!(checks(&users, "right"), 2);
+    }
+
+    #[tokio::test]
+    async fn who_guesses_takes_no_place_from_another() {
+        let (users, _dir) = users(&[("ci", "p"), ("other", "q")]);
+        let guesses: Vec<String> = (0..200).map(|n| format!("ci:{n}")).collect();
+        let guessing = futures_util::future::join_all(guesses.iter().map(|pair| of(&users, pair)));
+        let other = sent("other:q");
+        let another = users.verify([10, 0, 0, 2].into(), Some(&other));
+        let (guessed, right) = tokio::join!(guessing, another);
+        assert_eq!(right, Ok(Some("other".into())));
+        let busy = guessed.iter().filter(|said| **said == Err(Denied::Busy));
+        assert_eq!(busy.count(), 200 - WAITING_OF_ONE);
     }
 
     #[tokio::test]
     async fn many_at_once_wait_for_one_check() {
         let (users, _dir) = users(&[("ci", "p")]);
         let sent = sent("ci:p");
-        let all = (0..100).map(|_| users.verify(Some(&sent)));
+        let all = (0..100).map(|_| users.verify(CLIENT, Some(&sent)));
         let all = futures_util::future::join_all(all).await;
         assert!(all.iter().all(Result::is_ok));
         assert_eq!(checks(&users, "right"), 1);
@@ -356,12 +384,12 @@ mod tests {
                 user: user.map(str::to_owned),
             })
         };
-        assert_eq!(users.verify(None).await, Err(Denied::Missing));
+        assert_eq!(users.verify(CLIENT, None).await, Err(Denied::Missing));
         for _ in 0..2 {
-            assert_eq!(users.verify(Some(&sent("ci:no"))).await, wrong(Some("ci")));
+            assert_eq!(of(&users, "ci:no").await, wrong(Some("ci")));
         }
-        assert_eq!(users.verify(Some(&sent("ci:"))).await, wrong(Some("ci")));
-        assert_eq!(users.verify(Some(&sent("my-password:"))).await, wrong(None));
+        assert_eq!(of(&users, "ci:").await, wrong(Some("ci")));
+        assert_eq!(of(&users, "my-password:").await, wrong(None));
         assert_eq!(checks(&users, "wrong"), 4, "an unknown user costs a check");
         for odd in [
             "Bearer x",
@@ -371,7 +399,11 @@ mod tests {
             "Basic /zp4",
         ] {
             let odd = HeaderValue::from_static(odd);
-            assert_eq!(users.verify(Some(&odd)).await, wrong(None), "{odd:?}");
+            assert_eq!(
+                users.verify(CLIENT, Some(&odd)).await,
+                wrong(None),
+                "{odd:?}"
+            );
         }
     }
 
@@ -379,13 +411,10 @@ mod tests {
     async fn a_flood_is_told_to_come_back_while_those_remembered_go_on() {
         let (users, _dir) = users(&[("ci", "right")]);
         let right = sent("ci:right");
-        assert!(users.verify(Some(&right)).await.is_ok());
+        assert!(users.verify(CLIENT, Some(&right)).await.is_ok());
         let _full = users.waiting.acquire_many(WAITING as u32).await.unwrap();
-        assert_eq!(
-            users.verify(Some(&sent("ci:wrong"))).await,
-            Err(Denied::Busy)
-        );
-        assert!(users.verify(Some(&right)).await.is_ok());
+        assert_eq!(of(&users, "ci:wrong").await, Err(Denied::Busy));
+        assert!(users.verify(CLIENT, Some(&right)).await.is_ok());
     }
 
     #[tokio::test]
@@ -393,20 +422,20 @@ mod tests {
         let (users, dir) = users(&[("ci", "old"), ("kept", "same")]);
         let users = Arc::new(users);
         let (old, new, kept) = (sent("ci:old"), sent("ci:new"), sent("kept:same"));
-        assert!(users.verify(Some(&old)).await.is_ok());
+        assert!(users.verify(CLIENT, Some(&old)).await.is_ok());
         tokio::time::pause();
         tokio::spawn(users.clone().follow());
         std::fs::write(dir.path().join("htpasswd"), "ci:plain\n").unwrap();
         for _ in 0..5 {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        assert!(users.verify(Some(&old)).await.is_ok());
+        assert!(users.verify(CLIENT, Some(&old)).await.is_ok());
         write(dir.path(), &[("ci", "new"), ("kept", "same")]);
-        while users.verify(Some(&new)).await.is_err() {
+        while users.verify(CLIENT, Some(&new)).await.is_err() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        assert!(users.verify(Some(&old)).await.is_err());
-        assert!(users.verify(Some(&kept)).await.is_ok());
+        assert!(users.verify(CLIENT, Some(&old)).await.is_err());
+        assert!(users.verify(CLIENT, Some(&kept)).await.is_ok());
     }
 
     #[test]

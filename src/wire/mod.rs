@@ -9,6 +9,7 @@ pub mod idle;
 pub mod memory;
 pub mod pace;
 pub mod pipe;
+pub mod shares;
 pub mod socket;
 pub mod streams;
 pub mod turns;

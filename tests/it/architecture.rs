@@ -35,7 +35,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("store", "oci"),
     ("upstream", "policy telemetry oci wire"),
     ("tls", ""),
-    ("users", "telemetry"),
+    ("users", "telemetry wire"),
     ("policy", ""),
     ("telemetry", "wire"),
     ("oci", ""),

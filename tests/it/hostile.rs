@@ -9,13 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::Method;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     task::{JoinHandle, JoinSet},
 };
 
-use crate::support::{Client, Gateway, Image, Manifest, Upstream, image, wire, within};
+use crate::support::{
+    Client, Fault, Gate, Gateway, Image, Manifest, On, Upstream, image, wire, within,
+};
 
 /// An upstream with an image that the gateway holds.
 async fn warm(
@@ -434,6 +437,40 @@ async fn heads_that_are_bombs_are_refused_inside_tls_too() {
     let grown = (memory(&gateway).await - before) / 1_048_576.0;
     assert!(grown < 96.0, "{grown} MiB more");
     assert_eq!(up.requests(), asked, "a bomb went upstream");
+}
+
+/// What one client asks and does not wait for goes on, though so much at a time and no more.
+#[tokio::test]
+async fn who_asks_and_leaves_again_and_again_keeps_nobody_from_upstream() {
+    for what in ["manifests/t", "blobs/sha256:"] {
+        let up = Upstream::start().await;
+        up.repo("registry.test", "app");
+        let gateway = Gateway::before(&up).start().await;
+        let gate = Gate::new();
+        up.fault(On::get(what).always(), Fault::Late(gate.clone()));
+        let url = move |number: usize| format!("https://registry.test/v2/app/{what}{number:064x}");
+        for wave in 0..3 {
+            let mut asking = JoinSet::new();
+            for number in 0..128 {
+                let client = gateway.client();
+                asking.spawn(async move {
+                    let url = url(wave * 128 + number);
+                    client.get(&url).try_send().await.is_ok()
+                });
+            }
+            if wave < 2 {
+                gate.arrived((wave + 1) * 128).await;
+                asking.shutdown().await;
+                continue;
+            }
+            let another = gateway.client().from("127.0.0.2");
+            asking.spawn(async move { another.get(&url(9_999)).try_send().await.is_ok() });
+            gate.arrived(257).await;
+            assert_eq!(up.count(Method::GET, what), 257, "{what}");
+            gate.open();
+            while asking.join_next().await.is_some() {}
+        }
+    }
 }
 
 // --- smuggling ---

@@ -1,7 +1,10 @@
 //! What a container client does: CONNECT, TLS that trusts the gateway's CA alone, requests, and a
 //! body read at the test's pace.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -32,6 +35,7 @@ pub struct Client {
     h2: bool,
     blind: bool,
     window: Option<u32>,
+    address: Option<IpAddr>,
     secrets: Secrets,
 }
 
@@ -74,6 +78,7 @@ impl Client {
             h2: false,
             blind: false,
             window: None,
+            address: None,
             secrets: Secrets::default(),
         }
     }
@@ -128,6 +133,12 @@ impl Client {
     /// Has a receive buffer of this many bytes, so that what it does not read stays unsent.
     pub fn window(mut self, bytes: u32) -> Self {
         self.window = Some(bytes);
+        self
+    }
+
+    /// Comes from this address.
+    pub fn from(mut self, address: &str) -> Self {
+        self.address = Some(address.parse().expect("an address"));
         self
     }
 
@@ -220,6 +231,9 @@ impl Client {
         let socket = TcpSocket::new_v4().expect("a socket");
         if let Some(window) = self.window {
             socket.set_recv_buffer_size(window).expect("a size");
+        }
+        if let Some(address) = self.address {
+            socket.bind((address, 0).into()).expect("ours");
         }
         within(10, socket.connect(self.proxy))
             .await
