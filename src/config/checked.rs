@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU16;
 
+use super::addresses;
 use super::error::{ConfigError, KeyPath};
 use super::file::{self, File};
 use super::parent::{self, ParentConfig};
@@ -39,6 +40,7 @@ pub(super) fn build(mut file: File, places: &Places) -> Result<Config, ConfigErr
             "pierhead would listen nowhere; say for example proxy = [\"127.0.0.1:3128\"]",
         );
     }
+    addresses::check(&file.listen, places)?;
     match (&file.ca.certificate.0, &file.ca.key.0) {
         (Some(_), None) => return wrong("ca.certificate", None, "say `ca.key` as well"),
         (None, Some(_)) => return wrong("ca.key", None, "say `ca.certificate` as well"),

@@ -5,6 +5,7 @@
 //! else `/etc/pierhead/pierhead.toml`, else none: every key has a default. Relative paths in it
 //! are relative to the working directory. The environment comes over the file.
 
+mod addresses;
 mod changes;
 mod checked;
 mod env;

@@ -35,6 +35,13 @@ impl Places {
         self.file_origin(at.map(|entry| entry.name.start))
     }
 
+    /// Whether anybody set `key`, or whether it is a default.
+    pub fn has(&self, key: &str) -> bool {
+        let key = KeyPath::new(key, None);
+        let is_set = |entry: Entry| entry.key == key;
+        matches!(self.origin(&key), Origin::Variable(_)) || self.entries().into_iter().any(is_set)
+    }
+
     /// The error of reading the file, in the terms of the person who wrote it.
     pub fn explain(&self, error: &toml::de::Error) -> ConfigError {
         let span = error.span().unwrap_or(0..0);

@@ -1,5 +1,6 @@
 //! What a configuration comes to.
 
+mod addresses;
 mod refused;
 mod sources;
 
