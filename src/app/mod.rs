@@ -9,6 +9,7 @@ mod reload;
 mod rooms;
 pub mod service;
 mod summary;
+mod wanting;
 mod watch;
 
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use tracing::{info, warn};
 pub use self::directory::Directory;
 use self::helm::Helm;
 pub use self::parts::{
-    Unusable, authority, beyond, ca_config, name_constraints, parent, registry_tls, robots,
-    strangers,
+    Unusable, authority, beyond, ca_config, front_names, name_constraints, parent, registry_tls,
+    robots, strangers,
 };
 use self::parts::{front, patience};
 pub use self::probe::probe;
@@ -34,6 +35,7 @@ pub use self::reload::{NoSuchRegistry, ReloadError, Reloader, Report};
 pub use self::rooms::Rooms;
 use self::service::{Sockets, listeners};
 use self::summary::{Listening, summary};
+pub use self::wanting::{missing_logins, unanswered};
 use self::watch::Watch;
 use crate::admin::token::Token;
 use crate::admin::{self, Admin};
@@ -91,6 +93,9 @@ impl App {
         raise_descriptors();
         for warning in &config.warnings {
             warn!("{warning}");
+        }
+        for missing in missing_logins(&config) {
+            warn!("{missing}");
         }
         let watch = match &config.file {
             Some(file) if config.watch_config => Some(

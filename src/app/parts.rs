@@ -21,9 +21,12 @@ use crate::wire::pace::Patience;
 /// The gateway's own logins, by the name of the registry they are for.
 pub fn robots(config: &Config, policy: &Policy) -> HashMap<String, Arc<Credentials>> {
     let mut robots = HashMap::new();
-    for (host, source) in &config.logins {
-        if let Some(registry) = configured(policy, host) {
-            robots.insert(registry.name.clone(), Credentials::new(source.clone()));
+    for login in &config.logins {
+        if let Some(registry) = configured(policy, &login.host) {
+            robots.insert(
+                registry.name.clone(),
+                Credentials::new(login.source.clone()),
+            );
         }
     }
     robots
@@ -254,15 +257,20 @@ pub(super) fn front(config: &Config, leaves: &Arc<Leaves>) -> anyhow::Result<Opt
     }
     let front = match &config.listen.tls {
         Some((certificate, key)) => Front::given(certificate, key),
-        None => {
-            let names: Vec<String> = own_names(config).iter().map(Host::to_string).collect();
-            if names.is_empty() {
-                return Err(Unusable::new("this machine's name is no host name, and `listen.proxy_tls` is bound to no address in particular: say listen.names = [\"…\"], as clients call the gateway").into());
-            }
-            Front::minted(leaves.clone(), &names)
-        }
+        None => Front::minted(leaves.clone(), &front_names(config)?),
     };
     Ok(Some(Arc::new(front.map_err(Unusable::new)?)))
+}
+
+/// What the certificate for `listen.proxy_tls` is minted for, where none is given.
+pub fn front_names(config: &Config) -> Result<Vec<String>, Unusable> {
+    let names: Vec<String> = own_names(config).iter().map(Host::to_string).collect();
+    match names.is_empty() {
+        true => Err(Unusable::new(
+            "this machine's name is no host name, and `listen.proxy_tls` is bound to no address in particular: say listen.names = [\"…\"], as clients call the gateway",
+        )),
+        false => Ok(names),
+    }
 }
 
 /// A name for this process, so that it knows its own requests when they come back.

@@ -13,7 +13,7 @@ use crate::app::{self, Parent, Unusable};
 use crate::config::Config;
 use crate::oci::name::ImageName;
 use crate::policy::{AddressGuard, Policy, Target, explain};
-use crate::tls::{Authority, Front};
+use crate::tls::{Authority, CaError, Front};
 use crate::users::Users;
 use crate::warm::Platforms;
 
@@ -48,14 +48,23 @@ impl Check {
         let beyond = app::beyond(&config, &policy)?;
         let nobody = HeaderValue::from_static("1.1 pierhead");
         let parent = app::parent(&config, &beyond.tls, nobody)?;
-        if config.ca.certificate.is_some() {
-            Authority::open(&app::ca_config(&config, &policy)).map_err(Unusable::new)?;
-        }
-        if let Some((certificate, key)) = &config.listen.tls {
-            Front::given(certificate, key).map_err(Unusable::new)?;
+        ca(&config, &policy)?;
+        match &config.listen.tls {
+            Some((certificate, key)) => {
+                Front::given(certificate, key).map_err(Unusable::new)?;
+            }
+            None if config.listen.proxy_tls.is_empty() => {}
+            None => drop(app::front_names(&config)?),
         }
         let users =
             Users::open(config.users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
+        Users::open(config.admin_users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
+        // `serve` would do without these, and go on saying so.
+        let missing = app::missing_logins(&config);
+        let unanswered = app::unanswered(&config, &policy);
+        if let Some(first) = missing.into_iter().chain(unanswered).next() {
+            return Err(first.into());
+        }
         if args.host.is_none() && args.user.is_some() {
             return Err(Misused("--user explains a HOST; name one".to_owned()).into());
         }
@@ -129,6 +138,23 @@ impl Check {
 
     fn client(&self) -> IpAddr {
         self.client.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1]))
+    }
+}
+
+/// The CA as it is on disk, where it would stop a start.
+fn ca(config: &Config, policy: &Policy) -> anyhow::Result<()> {
+    match (
+        Authority::open(&app::ca_config(config, policy)),
+        &config.ca.certificate,
+    ) {
+        (Ok(_), _) => Ok(()),
+        (Err(e), Some(_)) => Err(Unusable::new(e).into()),
+        // The first start makes what is not there yet, and who checks need not be who may read the key.
+        (
+            Err(CaError::Absent { .. } | CaError::CertificateMissing { .. } | CaError::Io { .. }),
+            None,
+        ) => Ok(()),
+        (Err(e), None) => Err(e.into()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two configurations, key by key: what is different, and what of it a running gateway can take.
 
 use super::Config;
-use crate::policy::{RegistryConfig, shared_port};
+use crate::policy::{HostPattern, RegistryConfig, shared_port};
 
 /// A key that is different.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,11 +181,11 @@ fn entries(old: &Config, new: &Config) -> Vec<String> {
         if before.host != entry.host || before.ports != entry.ports {
             keys.push("host");
         }
-        let login = |config: &Config, host| {
+        let login = |config: &Config, host: &HostPattern| {
             let mut logins = config.logins.iter();
             logins
-                .find(|(of, _)| of == host)
-                .map(|(_, source)| source.clone())
+                .find(|login| login.host == *host)
+                .map(|login| login.source.clone())
         };
         if login(old, &before.host) != login(new, &entry.host) {
             keys.push("login");

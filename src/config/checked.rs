@@ -7,8 +7,11 @@ use super::error::{ConfigError, KeyPath};
 use super::file::{self, File};
 use super::parent::{self, ParentConfig};
 use super::places::Places;
-use super::registry::{login, own_tls, registry};
-use super::{CaConfig, CacheConfig, Config, LimitsConfig, ListenConfig, LogConfig, UpstreamConfig};
+use super::registry::{key_of, login, own_tls, registry};
+use super::{
+    CaConfig, CacheConfig, Config, LimitsConfig, ListenConfig, LogConfig, LoginConfig,
+    UpstreamConfig,
+};
 use crate::oci::manifest::Platform;
 use crate::policy::{
     AddressGuard, AuthMode, PolicyConfig, RegistryConfig, RuleConfig, shared_port,
@@ -115,7 +118,14 @@ pub(super) fn build(mut file: File, places: &Places) -> Result<Config, ConfigErr
                         at + 1
                     ));
                 }
-                logins.push((entry.host.0.clone(), source));
+                let key = KeyPath::new(key_of(&source), Some(at + 1));
+                logins.push(LoginConfig {
+                    host: entry.host.0.clone(),
+                    source,
+                    origin: places.origin(&key),
+                    key,
+                    used: entry.auth != AuthMode::Client,
+                });
             }
             Err((key, message)) => return wrong(key, Some(at + 1), message),
         }
@@ -187,6 +197,9 @@ pub(super) fn build(mut file: File, places: &Places) -> Result<Config, ConfigErr
         admin_users_file: file.admin.users_file.0,
         users_file: file.policy.users_file.0,
         registries,
+        prefetch_origins: (1..=file.prefetch.len())
+            .map(|entry| places.origin(&KeyPath::new("prefetch.images", Some(entry))))
+            .collect(),
         prefetch: file.prefetch.into_iter().map(prefetch).collect(),
         logins,
         registry_tls,

@@ -54,12 +54,14 @@ pub struct Config {
     pub users_file: Option<PathBuf>,
     /// The `[[registry]]` entries, in the file's order.
     pub registries: Vec<RegistryConfig>,
-    /// Where the gateway's own logins are kept, by the entry's host.
-    pub logins: Vec<(HostPattern, LoginSource)>,
+    /// Where the gateway's own logins are kept.
+    pub logins: Vec<LoginConfig>,
     /// The files of registries that want TLS of their own, by the entry's host.
     pub registry_tls: Vec<(HostPattern, RegistryTls)>,
     /// The `[[prefetch]]` entries, in the file's order.
     pub prefetch: Vec<PrefetchConfig>,
+    /// Where `images` of each of them is written.
+    pub prefetch_origins: Vec<Origin>,
     /// Whether the well-known public registries are answered.
     pub builtin_registries: bool,
     /// Whether a change of the file is taken up by itself.
@@ -120,6 +122,20 @@ pub struct UpstreamConfig {
     pub parallel: usize,
     /// A manifest that passes starts its layers' download.
     pub lookahead: bool,
+}
+
+/// The gateway's own login of one `[[registry]]` entry.
+#[derive(Clone, Debug)]
+pub struct LoginConfig {
+    /// The entry's host.
+    pub host: HostPattern,
+    pub source: LoginSource,
+    /// The key that says where the password is.
+    pub key: KeyPath,
+    /// Where that key is written.
+    pub origin: Origin,
+    /// `false`: the entry's `auth` is "client", and nobody asks for it.
+    pub used: bool,
 }
 
 /// What one registry has of its own for TLS, PEM files.

@@ -38,6 +38,15 @@ pub(super) fn own_tls(
     Ok((tls != RegistryTls::default()).then_some(tls))
 }
 
+/// The key of an entry that says where its password is.
+pub(super) fn key_of(source: &LoginSource) -> &'static str {
+    match source {
+        LoginSource::PasswordFile { .. } => "registry.password_file",
+        LoginSource::PasswordEnv { .. } => "registry.password_env",
+        LoginSource::DockerConfig { .. } => "registry.docker_config",
+    }
+}
+
 /// The gateway's own login of an entry; the error is a key and what to say there.
 pub(super) fn login(
     entry: &file::Registry,

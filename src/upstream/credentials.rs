@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -50,6 +50,8 @@ pub struct Credentials {
 pub enum CredentialError {
     #[error("the password file {file} cannot be read: {why}")]
     File { file: PathBuf, why: String },
+    #[error("the password file {file} is empty")]
+    Empty { file: PathBuf },
     #[error("the environment variable {0} (password_env) is not set")]
     Env(String),
     #[error("{file}: {why}")]
@@ -107,6 +109,35 @@ impl fmt::Debug for Login {
         f.debug_struct("Login")
             .field("username", &self.username)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl LoginSource ===
+
+impl LoginSource {
+    /// Whether there is a login to be read, as far as can be told without a credential helper.
+    pub fn examine(&self) -> Result<(), CredentialError> {
+        match self {
+            Self::PasswordFile { file, .. } => {
+                let password = read_password(file)?;
+                match password.is_empty() {
+                    true => Err(CredentialError::Empty { file: file.clone() }),
+                    false => Ok(()),
+                }
+            }
+            Self::PasswordEnv { variable, .. } => read_variable(variable).map(|_| ()),
+            Self::DockerConfig { file, host } => {
+                let config = DockerConfig::read(file)?;
+                // Which host of a pattern will be asked is not known yet.
+                match host.contains('*') || config.names(host) {
+                    true => Ok(()),
+                    false => Err(CredentialError::DockerConfig {
+                        file: file.clone(),
+                        why: format!("no login for {host}"),
+                    }),
+                }
+            }
+        }
     }
 }
 
@@ -172,28 +203,17 @@ impl Credentials {
     async fn read(&self, host: &str) -> Result<Login, CredentialError> {
         match &self.source {
             LoginSource::PasswordFile { username, file } => {
-                let text = std::fs::read_to_string(file).map_err(|e| CredentialError::File {
-                    file: file.clone(),
-                    why: e.to_string(),
-                })?;
-                Ok(Login::new(username, text.trim_end_matches(['\r', '\n'])))
+                Ok(Login::new(username, read_password(file)?))
             }
-            LoginSource::PasswordEnv { username, variable } => std::env::var(variable)
-                .map(|password| Login::new(username, password))
-                .map_err(|_| CredentialError::Env(variable.clone())),
+            LoginSource::PasswordEnv { username, variable } => {
+                Ok(Login::new(username, read_variable(variable)?))
+            }
             LoginSource::DockerConfig { file, .. } => {
-                let err = |why: String| CredentialError::DockerConfig {
+                let found = DockerConfig::read(file)?.login(host).await?;
+                found.ok_or_else(|| CredentialError::DockerConfig {
                     file: file.clone(),
-                    why,
-                };
-                let text = std::fs::read_to_string(file).map_err(|e| err(e.to_string()))?;
-                // A parse error may quote the file: only its place is told.
-                let config: DockerConfig = serde_json::from_str(&text)
-                    .map_err(|e| err(format!("no Docker config.json, line {}", e.line())))?;
-                config
-                    .login(host)
-                    .await
-                    .and_then(|found| found.ok_or_else(|| err(format!("no login for {host}"))))
+                    why: format!("no login for {host}"),
+                })
             }
         }
     }
@@ -232,6 +252,26 @@ struct HelperAnswer {
 // === impl DockerConfig ===
 
 impl DockerConfig {
+    fn read(file: &Path) -> Result<Self, CredentialError> {
+        let err = |why: String| CredentialError::DockerConfig {
+            file: file.to_owned(),
+            why,
+        };
+        let text = std::fs::read_to_string(file).map_err(|e| err(e.to_string()))?;
+        // A parse error may quote the file: only its place is told.
+        serde_json::from_str(&text)
+            .map_err(|e| err(format!("no Docker config.json, line {}", e.line())))
+    }
+
+    /// Whether a login for `host` stands here, or a helper is named that may have it.
+    fn names(&self, host: &str) -> bool {
+        docker_names(host).iter().any(|name| {
+            let entry = self.auths.get(name);
+            self.helpers.contains_key(name)
+                || entry.is_some_and(|entry| self.store.is_some() || entry.login().is_some())
+        })
+    }
+
     async fn login(&self, host: &str) -> Result<Option<Login>, CredentialError> {
         let names = docker_names(host);
         for name in &names {
@@ -264,6 +304,18 @@ impl DockerAuth {
             _ => None,
         }
     }
+}
+
+fn read_password(file: &Path) -> Result<String, CredentialError> {
+    let text = std::fs::read_to_string(file).map_err(|e| CredentialError::File {
+        file: file.to_owned(),
+        why: e.to_string(),
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn read_variable(variable: &str) -> Result<String, CredentialError> {
+    std::env::var(variable).map_err(|_| CredentialError::Env(variable.to_owned()))
 }
 
 /// The names under which Docker keeps a host's login.

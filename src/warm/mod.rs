@@ -16,6 +16,7 @@ pub use self::error::PullError;
 pub use self::events::{Event, Progress};
 use self::jobs::Jobs;
 pub use self::jobs::{Busy, Job, JobId, JobState};
+pub use self::place::answered;
 pub use self::prefetch::PrefetchConfig;
 pub use self::pull::{Options, Platforms, Pulled};
 use crate::cache::Cache;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::{PullError, Warm};
-use crate::policy::{Action, Site, Target, Via};
+use crate::policy::{Action, Policy, Site, Target, Via};
 use crate::registry::{RegistryRules, endpoint};
 use crate::upstream::Endpoint;
 
@@ -22,29 +22,35 @@ impl Warm {
     /// Finds a registry by the name that stands before an image's.
     pub(super) fn place(&self, registry: &str) -> Result<Place, PullError> {
         let (policy, rules) = (self.in_force)();
-        let target = policy.target_of(registry);
-        let target = target.ok_or_else(|| PullError::NotCached {
-            registry: registry.to_owned(),
-        })?;
-        let verdict = policy.decide(OWN_ADDRESS, None, Via::Connect, &target);
-        let denied = |reason| PullError::Denied {
-            registry: registry.to_owned(),
-            reason,
-        };
-        match verdict.action {
-            Action::Intercept(site) => Ok(Place {
-                written: registry.to_owned(),
-                site,
-                // A pull of the gateway's own asks for all of it anyway, and counts what it fetches.
-                rules: Arc::new(RegistryRules {
-                    lookahead: false,
-                    ..RegistryRules::clone(&rules)
-                }),
-                target,
+        let (target, site) = answered(&policy, registry)?;
+        Ok(Place {
+            written: registry.to_owned(),
+            site,
+            // A pull of the gateway's own asks for all of it anyway, and counts what it fetches.
+            rules: Arc::new(RegistryRules {
+                lookahead: false,
+                ..RegistryRules::clone(&rules)
             }),
-            Action::Tunnel => Err(denied(format!("it is tunnelled ({})", verdict.rule))),
-            Action::Deny { reason, .. } => Err(denied(format!("{reason} ({})", verdict.rule))),
-        }
+            target,
+        })
+    }
+}
+
+/// The registry of that name, where a pull of the gateway's own is answered as one.
+pub fn answered(policy: &Policy, registry: &str) -> Result<(Target, Arc<Site>), PullError> {
+    let target = policy.target_of(registry);
+    let target = target.ok_or_else(|| PullError::NotCached {
+        registry: registry.to_owned(),
+    })?;
+    let verdict = policy.decide(OWN_ADDRESS, None, Via::Connect, &target);
+    let denied = |reason| PullError::Denied {
+        registry: registry.to_owned(),
+        reason,
+    };
+    match verdict.action {
+        Action::Intercept(site) => Ok((target, site)),
+        Action::Tunnel => Err(denied(format!("it is tunnelled ({})", verdict.rule))),
+        Action::Deny { reason, .. } => Err(denied(format!("{reason} ({})", verdict.rule))),
     }
 }
 

@@ -320,3 +320,85 @@ async fn check_says_how_blobs_come_from_upstream() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+#[tokio::test]
+async fn what_serve_would_miss_is_78_for_check_with_its_key_its_line_and_the_mend() {
+    let login = |place: &str| {
+        format!("[[registry]]\nhost = \"registry.test\"\nauth = \"gateway\"\n{place}\n")
+    };
+    let prefetch = "[[prefetch]]\nimages = [\"alpine:3\", \"quay.exmaple/app:1\"]\n";
+    let denied = "[[policy.rule]]\naction = \"deny\"\nhosts = [\"*.docker.io\"]\n[[prefetch]]\nimages = [\"alpine\"]\n";
+    for (toml, words) in [
+        (
+            login("username = \"r\"\npassword_file = \"no-robot\""),
+            [
+                "line 5: `registry.password_file (entry 1)`",
+                "no-robot",
+                "the gateway runs as",
+            ],
+        ),
+        (
+            login("username = \"r\"\npassword_env = \"NO_ROBOT\""),
+            [
+                "line 5: `registry.password_env (entry 1)`",
+                "NO_ROBOT",
+                "`pierhead serve`",
+            ],
+        ),
+        (
+            login("docker_config = \"no-config.json\""),
+            [
+                "line 4: `registry.docker_config (entry 1)`",
+                "no-config.json",
+                "docker login",
+            ],
+        ),
+        (
+            prefetch.to_owned(),
+            [
+                "line 2: `prefetch.images (entry 1)`",
+                "quay.exmaple/app:1 cannot",
+                "[[registry]] host = \"quay.exmaple\"",
+            ],
+        ),
+        (
+            denied.to_owned(),
+            [
+                "line 5: `prefetch.images (entry 1)`",
+                "docker.io/library/alpine:latest",
+                "policy.rule 1",
+            ],
+        ),
+    ] {
+        let output = check(&toml).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{toml}\n{said}");
+        for word in words {
+            assert!(said.contains(word), "no {word:?} in:\n{said}");
+        }
+    }
+    // Nobody asks for this one, and the registry of that one is a pattern's.
+    for good in [
+        "[[registry]]\nhost = \"registry.test\"\nusername = \"r\"\npassword_file = \"no-robot\"\n",
+        "[[registry]]\nhost = \"*.registry.test\"\n[[prefetch]]\nimages = [\"a.registry.test/app\"]\n",
+    ] {
+        let output = check(good).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_stops_serve_stops_check() {
+    let users = "[admin]\nusers_file = \"no-admins\"\n";
+    assert_refused(users, &["no-admins"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca");
+    std::fs::create_dir(&ca).unwrap();
+    std::fs::write(ca.join("ca.crt"), "").unwrap();
+    let toml = format!("[listen]\nproxy = [\"127.0.0.1:0\"]\nadmin = \"\"\n[ca]\ndir = {ca:?}\n");
+    for output in [check(&toml).await, serve(&toml).await] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("put the key back"), "{said}");
+    }
+}

@@ -288,6 +288,15 @@ async fn a_password_file_that_is_missing_is_told_without_asking_upstream() {
 }
 
 #[tokio::test]
+async fn a_password_file_that_is_missing_is_told_at_the_start_and_stops_nothing() {
+    let up = Upstream::start().await;
+    let login = "auth = \"gateway\"\nusername = \"robot\"\npassword_file = \"/nowhere/robot\"";
+    let gateway = Gateway::before(&up).registry(HOST, login).start().await;
+    let told = gateway.log.line("registry.password_file (entry ").await;
+    assert!(told.contains("/nowhere/robot cannot be read"), "{told}");
+}
+
+#[tokio::test]
 async fn without_a_username_the_gateway_fetches_anonymous_tokens() {
     let (up, registry, private) = robots(Asks::Bearer).await;
     let public = registry.repo("library/app").image("v1", 34, &[LAYER]);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::super::parts::{self, Unusable};
+use super::super::wanting::missing_logins;
 use super::{ReloadError, Report};
 use crate::config::Config;
 use crate::connect::{Gateway, Live};
@@ -43,6 +44,8 @@ pub(super) fn prepare(
         needs_restart: needs_restart.into_iter().map(|change| change.key).collect(),
         warnings: written.warnings.clone(),
     };
+    let missing = missing_logins(&written).into_iter();
+    report.warnings.extend(missing.map(|one| one.to_string()));
     let config = written.as_far_as_reloadable(running);
     let before = gateway.live.load_full();
 
