@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::policy::Policy;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Authority;
-use crate::users::Users;
+use crate::users::{self, Users};
 use crate::warm::Warm;
 use crate::wire::drain::Drain;
 use crate::wire::pace::Patience;
@@ -70,7 +70,7 @@ impl Directory {
             }),
             // Nobody but this process can ask.
             users: Arc::new(ArcSwap::from_pointee(
-                Users::open(None, engine.metrics).map_err(Unusable::new)?,
+                Users::open(users::ADMIN, None, engine.metrics).map_err(Unusable::new)?,
             )),
             token: Token::new()?,
             drain: drain.clone(),

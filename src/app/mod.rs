@@ -48,7 +48,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::{Exporter, Queue};
 use crate::tls::Roots;
 pub use crate::upstream::parent::Parent;
-use crate::users::Users;
+use crate::users::{self, Users};
 use crate::wire::drain::Drain;
 use crate::wire::memory;
 use crate::wire::pace::Patience;
@@ -319,7 +319,8 @@ fn exporter(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Ex
 
 /// `admin.users_file`.
 fn admin_users(config: &Config, rooms: &Rooms) -> anyhow::Result<Users> {
-    let users = Users::open(config.admin_users_file.as_deref(), rooms.metrics.clone());
+    let file = config.admin_users_file.as_deref();
+    let users = Users::open(users::ADMIN, file, rooms.metrics.clone());
     Ok(users.map_err(Unusable::new)?)
 }
 

@@ -14,7 +14,7 @@ use crate::connect::{Gateway, Live};
 use crate::policy::Policy;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Leaves, Notice};
-use crate::users::Users;
+use crate::users::{self, Users};
 use crate::warm::Warm;
 
 /// What requests are answered with.
@@ -43,8 +43,8 @@ impl Rooms {
 
         let metrics = Arc::new(Metrics::new());
         metrics.count_leaves(leaves.counter().clone());
-        let users =
-            Users::open(config.users_file.as_deref(), metrics.clone()).map_err(Unusable::new)?;
+        let users = Users::open(users::PROXY, config.users_file.as_deref(), metrics.clone())
+            .map_err(Unusable::new)?;
         for warning in strangers(config, |user| users.knows(user)) {
             warn!("{warning}");
         }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::oci::name::ImageName;
 use crate::policy::{AddressGuard, Policy, Target, explain};
 use crate::tls::{Authority, CaError, Front};
-use crate::users::Users;
+use crate::users::{self, Users};
 use crate::warm::Platforms;
 
 /// Read the configuration, and explain what would happen to a host.
@@ -56,9 +56,11 @@ impl Check {
             None if config.listen.proxy_tls.is_empty() => {}
             None => drop(app::front_names(&config)?),
         }
-        let users =
-            Users::open(config.users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
-        Users::open(config.admin_users_file.as_deref(), Arc::default()).map_err(Unusable::new)?;
+        let read = |key, file: &Option<PathBuf>| {
+            Users::open(key, file.as_deref(), Arc::default()).map_err(Unusable::new)
+        };
+        let users = read(users::PROXY, &config.users_file)?;
+        read(users::ADMIN, &config.admin_users_file)?;
         // `serve` would do without these, and go on saying so.
         let missing = app::missing_logins(&config);
         let unanswered = app::unanswered(&config, &policy);

@@ -14,6 +14,15 @@ pub enum CaError {
         path: PathBuf,
         source: io::Error,
     },
+    /// A file that the configuration gives; `key` names it there.
+    #[error("{key}: cannot read {}: {source}; {}", path.display(), mend_given(source))]
+    Unreadable {
+        key: String,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{key}: {source}")]
+    Unfit { key: String, source: Box<Self> },
     #[error("there is no CA in {} yet: `pierhead ca init` or the first `pierhead serve` makes one", dir.display())]
     Absent { dir: PathBuf },
     #[error(
@@ -52,7 +61,18 @@ pub enum CaError {
     Sign(#[from] rcgen::Error),
 }
 
-/// What a person can do about it, where it is plain.
+/// What a person can do about a file that is given and cannot be read.
+pub(super) fn mend_given(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it has to be readable for the user that the gateway runs as"
+        }
+        io::ErrorKind::NotFound => "put it there, or say where it is",
+        _ => "say a file in PEM",
+    }
+}
+
+/// What a person can do about `[ca] dir`, where it is plain.
 fn mend(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -73,6 +93,23 @@ impl CaError {
             action,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// The same of a pair of files that the configuration gives, the second of which is `key_file`;
+    /// `certificate` and `key` name them there.
+    pub(super) fn given(self, certificate: &str, key: &str, key_file: &Path) -> Self {
+        let blamed = match &self {
+            Self::Io { path, .. } | Self::Key { path, .. } if path == key_file => key,
+            _ => certificate,
+        };
+        let key = blamed.to_owned();
+        match self {
+            Self::Io { path, source, .. } => Self::Unreadable { key, path, source },
+            other => Self::Unfit {
+                key,
+                source: Box::new(other),
+            },
         }
     }
 }

@@ -49,7 +49,8 @@ impl Front {
     /// With a certificate chain (the server's own first) and its key, PEM files.
     pub fn given(certificate: &Path, key: &Path) -> Result<Self, LeafError> {
         let template = own_template()?;
-        let certified = read_pair(certificate, key)?;
+        let certified = read_pair(certificate, key)
+            .map_err(|e| e.given("listen.tls_certificate", "listen.tls_key", key))?;
         let mut config = template.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
         Ok(Self {

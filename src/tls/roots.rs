@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
 use super::certificate::read_pair;
-use super::error::CaError;
+use super::error::{CaError, mend_given};
 use super::provider;
 
 /// The certificates that upstream's are verified against.
@@ -23,7 +23,7 @@ pub struct Roots(RootCertStore);
 /// names the file.
 #[derive(Debug, Error)]
 pub enum RootsError {
-    #[error("{key}: cannot read {}: {source}", path.display())]
+    #[error("{key}: cannot read {}: {source}; {}", path.display(), mend_given(source))]
     Unreadable {
         key: String,
         path: PathBuf,
@@ -39,8 +39,8 @@ pub enum RootsError {
         number: usize,
         reason: String,
     },
-    #[error("client_certificate of [[registry]] {registry}: {source}")]
-    Identity { registry: String, source: CaError },
+    #[error(transparent)]
+    Identity(#[from] CaError),
     #[error("cannot set TLS up: {0}")]
     Tls(#[from] rustls::Error),
 }
@@ -81,10 +81,9 @@ impl Roots {
         certificate: &Path,
         key: &Path,
     ) -> Result<ClientConfig, RootsError> {
-        let own = read_pair(certificate, key).map_err(|source| RootsError::Identity {
-            registry: registry.to_owned(),
-            source,
-        })?;
+        let named = |name: &str| format!("{name} of [[registry]] {registry}");
+        let own = read_pair(certificate, key)
+            .map_err(|e| e.given(&named("client_certificate"), &named("client_key"), key))?;
         let resolver = Arc::new(SingleCertAndKey::from(own));
         Ok(self.builder()?.with_client_cert_resolver(resolver))
     }

@@ -10,15 +10,36 @@ use thiserror::Error;
 /// Why a file of users cannot be used. No variant holds a line's text: it is as good as a password.
 #[derive(Debug, Error)]
 pub enum UsersError {
-    #[error("cannot read {}: {source}", file.display())]
-    Read { file: PathBuf, source: io::Error },
+    #[error("{key}: cannot read {}: {source}; {}", file.display(), mend(source))]
+    Read {
+        /// The key of the configuration that names the file.
+        key: &'static str,
+        file: PathBuf,
+        source: io::Error,
+    },
     /// `line` counts from one.
-    #[error("{}, line {line}: {message}", file.display())]
+    #[error("{key}: {}, line {line}: {message}", file.display())]
     Line {
+        key: &'static str,
         file: PathBuf,
         line: usize,
         message: String,
     },
+    #[error("the system has no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// What a person can do about it.
+fn mend(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it has to be readable for the user that the gateway runs as"
+        }
+        io::ErrorKind::NotFound => {
+            "make it (`htpasswd -B -c FILE NAME`), say where it is, or leave the key out"
+        }
+        _ => "say a file that `htpasswd -B` wrote",
+    }
 }
 
 /// Users and their bcrypt hashes.
@@ -32,12 +53,14 @@ pub(super) struct Table {
 // === impl Table ===
 
 impl Table {
-    pub fn read(file: &Path) -> Result<Self, UsersError> {
+    pub fn read(key: &'static str, file: &Path) -> Result<Self, UsersError> {
         let bytes = std::fs::read(file).map_err(|source| UsersError::Read {
+            key,
             file: file.to_owned(),
             source,
         })?;
         Self::parse(&bytes).map_err(|(line, message)| UsersError::Line {
+            key,
             file: file.to_owned(),
             line,
             message,

@@ -53,6 +53,8 @@ pub enum Denied {
 }
 
 struct File {
+    /// Who names it in the configuration.
+    key: &'static str,
     path: PathBuf,
     table: ArcSwap<Table>,
     stamp: Stamp,
@@ -67,14 +69,15 @@ type Stamp = Option<(i64, i64, u64, u64)>;
 // === impl Users ===
 
 impl Users {
-    /// Reads `path`; without one nobody is asked.
-    pub fn open(path: Option<&Path>, metrics: Arc<Metrics>) -> Result<Self, UsersError> {
-        let file = path.map(File::open).transpose()?;
+    /// Reads `path`, which `key` of the configuration names; without one nobody is asked.
+    pub fn open(
+        key: &'static str,
+        path: Option<&Path>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, UsersError> {
+        let file = path.map(|path| File::open(key, path)).transpose()?;
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|e| UsersError::Read {
-            file: "the system's random numbers".into(),
-            source: std::io::Error::other(e),
-        })?;
+        getrandom::fill(&mut secret).map_err(UsersError::Random)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             file,
@@ -148,7 +151,7 @@ impl Users {
 
     /// Reads the file again, for [`Users::take`]. `None` where there is none.
     pub fn read_again(&self) -> Result<Option<Fresh>, UsersError> {
-        let read = |file: &File| Table::read(&file.path).map(Fresh);
+        let read = |file: &File| Table::read(file.key, &file.path).map(Fresh);
         self.file.as_ref().map(read).transpose()
     }
 
@@ -168,11 +171,11 @@ impl Users {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let path = file.path.clone();
+            let (key, path) = (file.key, file.path.clone());
             let before = seen;
             let looked = tokio::task::spawn_blocking(move || {
                 let now = stamp(&path);
-                (now != before).then(|| (now, Table::read(&path)))
+                (now != before).then(|| (now, Table::read(key, &path)))
             });
             let Ok(Some((now, read))) = looked.await else {
                 continue;
@@ -258,12 +261,13 @@ impl std::fmt::Debug for Users {
 // === impl File ===
 
 impl File {
-    fn open(path: &Path) -> Result<Self, UsersError> {
+    fn open(key: &'static str, path: &Path) -> Result<Self, UsersError> {
         // Before the reading: a change in between is seen as one.
         let stamp = stamp(path);
         Ok(Self {
+            key,
             path: path.to_owned(),
-            table: ArcSwap::from_pointee(Table::read(path)?),
+            table: ArcSwap::from_pointee(Table::read(key, path)?),
             stamp,
         })
     }
@@ -287,6 +291,9 @@ fn basic(value: &HeaderValue) -> Option<(String, Vec<u8>)> {
     Some((String::from_utf8(pair).ok()?, password))
 }
 
+/// The keys of the configuration that name a file of users.
+pub const PROXY: &str = "policy.users_file";
+pub const ADMIN: &str = "admin.users_file";
 const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Checks that may wait for their turn; those beyond are told to come back.
@@ -304,7 +311,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), pairs);
         let file = dir.path().join("htpasswd");
-        let users = Users::open(Some(&file), Arc::default()).unwrap();
+        let users = Users::open(PROXY, Some(&file), Arc::default()).unwrap();
         (users, dir)
     }
 
@@ -335,7 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_file_nobody_is_asked() {
-        let users = Users::open(None, Arc::default()).unwrap();
+        let users = Users::open(PROXY, None, Arc::default()).unwrap();
         assert!(!users.asked());
         assert_eq!(users.verify(CLIENT, None).await, Ok(None));
         assert_eq!(of(&users, "a:b").await, Ok(None));

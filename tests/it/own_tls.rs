@@ -96,6 +96,10 @@ async fn files_that_cannot_be_used_stop_the_start_and_are_named() {
             "client_certificate of [[registry]] registry.test: cannot read missing.crt",
         ),
         (
+            "client_certificate = \"missing.crt\"\nclient_key = \"missing.key\"",
+            "put it there, or say where it is",
+        ),
+        (
             "client_key = \"missing.key\"",
             "say client_certificate as well",
         ),

@@ -281,7 +281,10 @@ async fn a_file_that_cannot_be_used_stops_the_start_with_its_line() {
     let config = dir.path().join("pierhead.toml");
     for (file, words) in [
         ("htpasswd", &["htpasswd, line 2", "htpasswd -B"][..]),
-        ("nowhere", &["nowhere"]),
+        (
+            "nowhere",
+            &["policy.users_file: ", "nowhere", "htpasswd -B -c"],
+        ),
     ] {
         std::fs::write(&config, format!("[policy]\nusers_file = \"{file}\"\n")).unwrap();
         for command in ["check", "serve"] {

@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::tls::Authority;
 use crate::upstream::Way;
 use crate::upstream::credentials::Credentials;
-use crate::users::{Fresh, Users};
+use crate::users::{self, Fresh, Users};
 
 /// All that may fail has not.
 pub(super) struct Prepared {
@@ -56,8 +56,10 @@ pub(super) fn prepare(
     );
     let (way, warnings) = way(running, &config, &policy, gateway)?;
     report.warnings.extend(warnings);
-    let (users, fresh) = users(&before.users, config.users_file.as_deref(), gateway)?;
-    let admins = self::users(admins, config.admin_users_file.as_deref(), gateway)?;
+    let file = config.users_file.as_deref();
+    let (users, fresh) = users(&before.users, users::PROXY, file, gateway)?;
+    let file = config.admin_users_file.as_deref();
+    let admins = self::users(admins, users::ADMIN, file, gateway)?;
     match &fresh {
         Some(fresh) => report
             .warnings
@@ -88,6 +90,7 @@ pub(super) fn prepare(
 /// The users of `file`: those of before with what to take into them, or others.
 fn users(
     before: &Arc<Users>,
+    key: &'static str,
     file: Option<&Path>,
     gateway: &Gateway,
 ) -> Result<(Arc<Users>, Option<Fresh>), ReloadError> {
@@ -95,7 +98,7 @@ fn users(
         let fresh = before.read_again().map_err(Unusable::new);
         return Ok((before.clone(), fresh.map_err(anyhow::Error::from)?));
     }
-    let users = Users::open(file, gateway.metrics.clone()).map_err(Unusable::new);
+    let users = Users::open(key, file, gateway.metrics.clone()).map_err(Unusable::new);
     Ok((Arc::new(users.map_err(anyhow::Error::from)?), None))
 }
 

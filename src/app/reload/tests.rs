@@ -13,7 +13,7 @@ async fn reloader(home: &tempfile::TempDir) -> Arc<Reloader> {
     let rooms = Rooms::build(&config).await.unwrap();
     let clients = Clients::new(config.limits.connections_per_client);
     let patience = Arc::new(ArcSwap::from_pointee(parts::patience(&config)));
-    let admins = Users::open(None, rooms.metrics.clone()).unwrap();
+    let admins = Users::open(crate::users::ADMIN, None, rooms.metrics.clone()).unwrap();
     let admins = Arc::new(ArcSwap::from_pointee(admins));
     Reloader::new(config, &rooms, admins, clients, patience)
 }

@@ -62,6 +62,13 @@ impl Paths {
 
 impl Authority {
     pub(super) fn load(paths: &Paths) -> Result<Self, CaError> {
+        Self::read(paths).map_err(|e| match paths.given {
+            true => e.given("ca.certificate", "ca.key", &paths.key),
+            false => e,
+        })
+    }
+
+    fn read(paths: &Paths) -> Result<Self, CaError> {
         let key = read_key(&paths.key)?;
         let bad = |reason: String| CaError::Certificate {
             path: paths.certificate.clone(),

@@ -246,11 +246,19 @@ fn a_given_ca_needs_both_files_and_both_in_order() {
         ("root.crt", "encrypted.key", "encrypted"),
         ("root.crt", "empty", "not a usable key"),
         ("empty", "root.key", "holds none"),
-        ("missing", "root.key", "cannot read"),
+        ("missing", "root.key", "put it there, or say where it is"),
+        ("root.crt", "missing", "put it there, or say where it is"),
         ("server.crt", "root.key", "not marked as a CA"),
     ] {
         let error = given(certificate, key);
         assert!(error.contains(expected), "{certificate} {key}: {error}");
+        let blamed = match expected {
+            "not supported" | "encrypted" | "not a usable key" => "ca.key: ",
+            _ if key == "missing" => "ca.key: ",
+            _ => "ca.certificate: ",
+        };
+        assert!(error.starts_with(blamed), "{error}");
+        assert!(!error.contains("[ca] dir"), "{error}");
     }
 }
 
