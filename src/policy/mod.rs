@@ -179,11 +179,17 @@ impl Policy {
 
     /// What happens when `client`, known as `user`, asks for `target`.
     pub fn decide(&self, client: IpAddr, user: Option<&str>, via: Via, target: &Target) -> Verdict {
+        let request = denial::Request {
+            client,
+            user,
+            via,
+            target,
+        };
         for (at, rule) in self.rules.iter().enumerate() {
             if rule.fits(client, user, via, target) == Fit::Matches {
                 let action = match rule.action {
                     RuleAction::Tunnel => Action::Tunnel,
-                    RuleAction::Deny => denial::by_rule(at + 1, via, target),
+                    RuleAction::Deny => denial::by_rule(self, at, request),
                 };
                 let rule = RuleName::Rule(at + 1);
                 return Verdict { action, rule };
@@ -197,7 +203,7 @@ impl Policy {
         }
         let action = match self.fallback {
             Fallback::Tunnel => Action::Tunnel,
-            Fallback::Deny => denial::by_default(self, client, user, via, target),
+            Fallback::Deny => denial::by_default(self, request),
         };
         Verdict {
             action,

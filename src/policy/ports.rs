@@ -45,6 +45,19 @@ impl Ports {
         }
     }
 
+    /// These and `port`, as an entry lists them.
+    pub(super) fn with(&self, port: u16) -> Vec<u16> {
+        let mut ports = match (self.listed.as_slice(), self.tls_only) {
+            ([], true) => vec![443],
+            ([], false) => vec![443, 80],
+            (listed, _) => listed.to_vec(),
+        };
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+        ports
+    }
+
     /// The ports it is answered on in TLS.
     pub fn tls(&self) -> &[u16] {
         match self.listed.as_slice() {

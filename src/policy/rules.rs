@@ -82,7 +82,7 @@ impl RuleConfig {
             return Fit::No;
         }
         if !self.allows_port(via, target.port) {
-            return Fit::Nearly("not this port");
+            return Fit::Nearly(NOT_THIS_PORT);
         }
         let client = client.to_canonical();
         if !self.clients.is_empty() && !self.clients.iter().any(|net| net.contains(&client)) {
@@ -104,6 +104,8 @@ impl RuleConfig {
         }
     }
 }
+
+pub(super) const NOT_THIS_PORT: &str = "not this port";
 
 #[cfg(test)]
 mod tests {

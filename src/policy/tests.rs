@@ -243,7 +243,7 @@ fn rules_come_before_registries_and_the_first_match_decides() {
     let verdict = connect(&policy, "quay.io:443");
     let (reason, mend) = denied(&verdict);
     assert_eq!(reason, "policy.rule 2 denies quay.io:443");
-    assert!(mend.contains("before [[policy.rule]] number 2"), "{mend}");
+    assert!(mend.contains("change [[policy.rule]] number 2"), "{mend}");
     assert_eq!(verdict.rule, RuleName::Rule(2));
 }
 
