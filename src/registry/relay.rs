@@ -83,7 +83,8 @@ impl Registries {
     }
 
     /// `GET /v2/`: whether credentials are wanted. While upstream is away, or the token service it
-    /// names, the answer is 200, so that a client goes on to what is cached and public.
+    /// names, the answer is 200, so that a client goes on to what is cached and public. It counts as
+    /// relayed all the same: nothing of the cache is in it.
     pub(super) async fn ping(&self, call: &Call, asked: &Asked, request_body: Body) -> Answer {
         if call.by_policy_alone() {
             return Answer::new(pong(false), Outcome::Relay);
@@ -108,7 +109,7 @@ impl Registries {
             }
         };
         match answer {
-            Ok(response) if is_away(response.status()) => Answer::new(pong(true), Outcome::Stale),
+            Ok(response) if is_away(response.status()) => Answer::new(pong(true), Outcome::Relay),
             Ok(_) if chooses => wants_login(),
             Ok(response) => {
                 let challenge = response.headers().clone();
@@ -116,7 +117,7 @@ impl Registries {
                     && call.credential().is_none()
                     && self.access.no_token_to_be_had(call, &challenge).await
                 {
-                    return Answer::new(pong(true), Outcome::Stale);
+                    return Answer::new(pong(true), Outcome::Relay);
                 }
                 relayed(response)
             }
@@ -132,7 +133,7 @@ impl Registries {
                 }
                 Answer::fault(&fault)
             }
-            Err(_) => Answer::new(pong(true), Outcome::Stale),
+            Err(_) => Answer::new(pong(true), Outcome::Relay),
         }
     }
 }

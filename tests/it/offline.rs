@@ -35,6 +35,11 @@ async fn while_upstream_is_away_the_public_is_served_to_anyone() {
         .send()
         .await;
     assert_eq!(ping.status, 200, "dockerd asks for no token then");
+    let line = gateway
+        .log
+        .access(|line| line.is("reference", "/v2/") && line.is("status", "200"))
+        .await;
+    assert!(line.is("outcome", "relay"), "it is no hit: {line:?}");
     gateway.client().pull(&image).await;
     gateway.client().bearer("some-old-token").pull(&image).await;
 }
