@@ -215,6 +215,33 @@ async fn verify_finds_what_was_damaged_and_says_so_with_its_exit_code() {
 }
 
 #[tokio::test]
+async fn an_index_that_cannot_be_read_is_no_empty_cache() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 62, &[10]);
+    let desk = Desk::ashore(&Gateway::before(&up));
+    desk.run(&["pull", &name(&image)]).await.ok();
+    let index = desk.file("cache/index.redb");
+    let kept = desk.file("kept");
+    std::fs::rename(&index, &kept).unwrap();
+    // Whoever runs the tests could read a file whatever its mode; a folder is none to anybody.
+    std::fs::create_dir(&index).unwrap();
+    for args in [
+        &["cache", "ls"][..],
+        &["cache", "show", &name(&image)],
+        &["cache", "stats"],
+    ] {
+        let wrong = desk.run(args).await.fails(1);
+        for word in ["the cache index cannot be read: ", "index.redb: "] {
+            assert!(wrong.contains(word), "{args:?}: {wrong}");
+        }
+    }
+    std::fs::remove_dir(&index).unwrap();
+    std::fs::rename(&kept, &index).unwrap();
+    let listed = desk.run(&["cache", "ls"]).await.ok();
+    assert!(listed.contains(&name(&image)), "{listed}");
+}
+
+#[tokio::test]
 async fn a_directory_has_one_master_and_a_killed_one_leaves_no_lock() {
     let up = Upstream::start().await;
     let mut gateway = Gateway::before(&up).start().await;

@@ -60,10 +60,12 @@ pub struct Verification {
 pub struct Verifying(Mutex<Verification>);
 
 /// The cache in numbers.
-#[utoipa::path(get, path = "/cache", tag = "cache", responses((status = 200, body = Stats)))]
-pub(super) async fn stats(State(admin): State<Arc<Admin>>) -> Json<Stats> {
+#[utoipa::path(get, path = "/cache", tag = "cache",
+    responses((status = 200, body = Stats), (status = 500, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn stats(State(admin): State<Arc<Admin>>) -> Result<Json<Stats>, Problem> {
     let stats = admin.cache.stats().await;
-    Json(Stats {
+    admin.has_read_the_index()?;
+    Ok(Json(Stats {
         objects: stats.objects,
         blobs: stats.blobs,
         manifests: stats.manifests,
@@ -73,7 +75,7 @@ pub(super) async fn stats(State(admin): State<Arc<Admin>>) -> Json<Stats> {
         repositories: stats.repositories,
         pinned: stats.pinned,
         oldest_use: stats.oldest_use,
-    })
+    }))
 }
 
 /// Takes out what was not used for a while, but for what is pinned.

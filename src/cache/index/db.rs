@@ -28,6 +28,8 @@ pub(super) struct Db {
     open: RwLock<Option<Database>>,
     /// `None`: it lives in memory.
     path: Option<PathBuf>,
+    /// Why it does.
+    shut_out: Option<String>,
     /// What a reader ran into, for the writer to mend.
     suspect: Mutex<Option<Trouble>>,
     suspected: AtomicBool,
@@ -73,17 +75,28 @@ impl Db {
     /// Opens or makes the file. Never fails: where no file can be written it lives in memory. Answers
     /// what a damaged one told, too.
     pub(super) fn open(path: PathBuf) -> (Self, Option<Salvaged>) {
-        let (db, path, salvaged) = match create(&path) {
+        let (made, salvaged) = match create(&path) {
+            Ok(db) => (Ok(db), None),
+            Err(trouble) if trouble.is_damage() => {
+                let (made, salvaged) = renew(&path, &trouble);
+                (made, Some(salvaged))
+            }
+            Err(trouble) => (Err(trouble), Some(Salvaged::default())),
+        };
+        let (db, path, shut_out) = match made {
             Ok(db) => (db, Some(path), None),
-            Err(trouble) if trouble.is_damage() => match renew(&path, &trouble) {
-                (Ok(db), salvaged) => (db, Some(path), Some(salvaged)),
-                (Err(trouble), salvaged) => (in_memory(&trouble), None, Some(salvaged)),
-            },
-            Err(trouble) => (in_memory(&trouble), None, Some(Salvaged::default())),
+            Err(trouble) => {
+                let why = format!(
+                    "{}: {trouble}; the user that the gateway runs as has to be able to read and write it",
+                    path.display()
+                );
+                (in_memory(&trouble), None, Some(why))
+            }
         };
         let opened = Self {
             open: RwLock::new(Some(db)),
             path,
+            shut_out,
             suspect: Mutex::default(),
             suspected: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
@@ -116,6 +129,18 @@ impl Db {
             self.suspect(trouble);
             Unreadable
         })
+    }
+
+    /// Why what is kept on disk cannot be read at this time.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            return Some("it cannot be opened again yet".to_owned());
+        }
+        drop(open);
+        let suspect = self.suspect.lock().unwrap_or_else(PoisonError::into_inner);
+        let suspect = suspect.as_ref().map(Trouble::to_string);
+        suspect.or_else(|| self.shut_out.clone())
     }
 
     /// Changes something. Whatever goes wrong, [`Db::mend`] comes next.

@@ -174,6 +174,11 @@ impl Index {
         &self.ledger
     }
 
+    /// Why what is kept on disk cannot be read at this time, so that no list of it is the whole of it.
+    pub fn trouble(&self) -> Option<String> {
+        self.db.trouble()
+    }
+
     /// What is known of `key`; `None` also where nothing can be read.
     pub fn object(&self, key: &Key) -> Option<ObjectInfo> {
         self.look(key).ok().flatten()

@@ -62,12 +62,13 @@ pub struct Pin {
 
 /// Images that are cached, by registry, repository and tag.
 #[utoipa::path(get, path = "/images", tag = "images", params(Listing),
-    responses((status = 200, body = Images), (status = 400, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Images), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn images(
     State(admin): State<Arc<Admin>>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Images>, Problem> {
     let page = admin.cache.images(&listing.filter()?).await;
+    admin.has_read_the_index()?;
     Ok(Json(Images {
         images: page.rows.into_iter().map(Image::from).collect(),
         next: page.next,
@@ -76,12 +77,13 @@ pub(super) async fn images(
 
 /// Repositories that something is known of.
 #[utoipa::path(get, path = "/repositories", tag = "images", params(Listing),
-    responses((status = 200, body = Repositories), (status = 400, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Repositories), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn repositories(
     State(admin): State<Arc<Admin>>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Repositories>, Problem> {
     let page = admin.cache.repositories(&listing.filter()?).await;
+    admin.has_read_the_index()?;
     Ok(Json(Repositories {
         repositories: page.rows.into_iter().map(Repository::from).collect(),
         next: page.next,
@@ -90,15 +92,19 @@ pub(super) async fn repositories(
 
 /// One image: its platforms, its configuration and layers, and which of them are cached.
 #[utoipa::path(get, path = "/image", tag = "images", params(Named),
-    responses((status = 200, body = Detail), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, body = Detail), (status = 400, body = Problem, content_type = "application/problem+json"), (status = 404, body = Problem, content_type = "application/problem+json"), (status = 500, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn image(
     State(admin): State<Arc<Admin>>,
     Query(named): Query<Named>,
 ) -> Result<Json<Detail>, Problem> {
     let id = admin.image_id(&named.name)?;
-    let found = admin.cache.image(&id).await;
-    let found = found.ok_or_else(|| Problem::not_found(format!("{id} is not cached")))?;
-    Ok(Json(found.into()))
+    match admin.cache.image(&id).await {
+        Some(found) => Ok(Json(found.into())),
+        None => {
+            admin.has_read_the_index()?;
+            Err(Problem::not_found(format!("{id} is not cached")))
+        }
+    }
 }
 
 /// A cached blob, and the images that share it.
@@ -136,6 +142,17 @@ pub(super) async fn pin(
 // === impl Admin ===
 
 impl Admin {
+    /// Whether what was just read of the index is what there is: an index that cannot be read must not
+    /// pass for an empty cache.
+    pub(in crate::admin) fn has_read_the_index(&self) -> Result<(), Problem> {
+        match self.cache.index().trouble() {
+            None => Ok(()),
+            Some(why) => Err(Problem::failed(format!(
+                "the cache index cannot be read: {why}"
+            ))),
+        }
+    }
+
     /// Under which id the cache keeps what people call `name`.
     pub(in crate::admin) fn image_id(&self, name: &str) -> Result<ImageId, Problem> {
         let name: ImageName = name.parse().map_err(Problem::bad)?;
