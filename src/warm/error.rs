@@ -1,7 +1,7 @@
 //! Why an image could not be pulled.
 
 use crate::oci::digest::Digest;
-use crate::oci::manifest::ManifestError;
+use crate::oci::manifest::{ManifestError, Platform};
 
 /// Why an image could not be pulled, in words for who asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,14 @@ pub enum PullError {
         image: String,
         wanted: String,
         offered: String,
+    },
+    #[error(
+        "{image} is one image, for {offered}, and does not match the specified platform: {wanted}"
+    )]
+    OtherPlatform {
+        image: String,
+        wanted: String,
+        offered: Platform,
     },
     #[error(
         "{image} could not be confirmed: its registry is away or not well, and what it said last is kept"

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod jobs;
 mod place;
+mod platforms;
 mod prefetch;
 mod pull;
 
@@ -17,8 +18,9 @@ pub use self::events::{Event, Progress};
 use self::jobs::Jobs;
 pub use self::jobs::{Busy, Job, JobId, JobState};
 pub use self::place::answered;
+pub use self::platforms::Platforms;
 pub use self::prefetch::PrefetchConfig;
-pub use self::pull::{Options, Platforms, Pulled};
+pub use self::pull::{Options, Pulled};
 use crate::cache::Cache;
 use crate::policy::Policy;
 use crate::registry::{Registries, RegistryRules};

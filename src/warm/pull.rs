@@ -10,25 +10,17 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 
 use super::place::Place;
+use super::platforms::Platforms;
 use super::{Event, PullError, Warm};
 use crate::cache::catalog::ImageId;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{
-    Children, DOCKER_LIST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, Descriptor, MANIFEST_TYPES,
-    OCI_INDEX, Platform,
+    Children, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, Descriptor, MANIFEST_TYPES, OCI_INDEX,
 };
 use crate::oci::name::ImageName;
 use crate::registry::{Answer, Asked};
 use crate::telemetry::access::Outcome;
 use crate::wire::body::{self, Body};
-
-/// Which images of an index.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Platforms {
-    #[default]
-    All,
-    Only(Vec<Platform>),
-}
 
 /// How an image is pulled.
 #[derive(Clone, Default)]
@@ -111,11 +103,11 @@ impl Warm {
     }
 }
 
-struct Puller<'a, F> {
-    warm: &'a Warm,
+pub(super) struct Puller<'a, F> {
+    pub(super) warm: &'a Warm,
     place: Place,
-    image: &'a ImageName,
-    options: &'a Options,
+    pub(super) image: &'a ImageName,
+    pub(super) options: &'a Options,
     progress: F,
 }
 
@@ -132,6 +124,7 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
     async fn run(&self) -> Result<Pulled, PullError> {
         let root = self.manifest(self.image.reference.to_string()).await?;
         let (digest, media_type) = (root.digest.clone(), root.media_type.clone());
+        let judged = self.judge(&root.children).await?;
         let mut seen = HashSet::from([root.digest.clone()]);
         let mut blobs: Vec<Descriptor> = Vec::new();
         let mut level = vec![root];
@@ -160,13 +153,13 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
         }
         let mut known = HashSet::new();
         blobs.retain(|blob| known.insert(blob.digest.clone()));
-        for blob in &blobs {
-            (self.progress)(Event::Blob {
-                digest: blob.digest.clone(),
-                total: blob.size,
-            });
-        }
-        let coming = blobs.clone().into_iter().map(|blob| self.blob(blob));
+        let is_here = |blob: &Descriptor| {
+            let judged = judged.as_ref();
+            judged.is_some_and(|(config, _)| *config == blob.digest)
+        };
+        let rest: Vec<Descriptor> = blobs.iter().filter(|one| !is_here(one)).cloned().collect();
+        rest.iter().for_each(|blob| self.tell_of(blob));
+        let coming = rest.into_iter().map(|blob| self.blob(blob));
         let fetched: Vec<u64> = stream::iter(coming)
             .buffer_unordered(AT_ONCE)
             .try_collect()
@@ -177,35 +170,8 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
             manifests: seen.len(),
             blobs: blobs.len(),
             bytes: blobs.iter().map(|blob| blob.size).sum(),
-            fetched: fetched.iter().sum(),
+            fetched: fetched.iter().sum::<u64>() + judged.map_or(0, |(_, came)| came),
         })
-    }
-
-    /// The manifests of an index that are wanted.
-    fn chosen(&self, children: &Children) -> Result<Vec<Digest>, PullError> {
-        let all = &children.manifests;
-        let Platforms::Only(wanted) = &self.options.platforms else {
-            return Ok(all.iter().map(|one| one.digest.clone()).collect());
-        };
-        let fits = |one: &&Descriptor| match &one.platform {
-            Some(offered) => wanted.iter().any(|platform| platform.is_met_by(offered)),
-            None => matches!(one.media_type.as_str(), OCI_INDEX | DOCKER_LIST),
-        };
-        let chosen: Vec<Digest> = all
-            .iter()
-            .filter(fits)
-            .map(|one| one.digest.clone())
-            .collect();
-        if chosen.is_empty() && !all.is_empty() {
-            let names = |platforms: Vec<String>| platforms.join(", ");
-            let offered = all.iter().filter_map(|one| one.platform.as_ref());
-            return Err(PullError::NoPlatform {
-                image: self.image.to_string(),
-                wanted: names(wanted.iter().map(Platform::to_string).collect()),
-                offered: names(offered.map(Platform::to_string).collect()),
-            });
-        }
-        Ok(chosen)
     }
 
     async fn manifest(&self, reference: String) -> Result<Came, PullError> {
@@ -265,8 +231,15 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
             .collect())
     }
 
+    pub(super) fn tell_of(&self, blob: &Descriptor) {
+        (self.progress)(Event::Blob {
+            digest: blob.digest.clone(),
+            total: blob.size,
+        });
+    }
+
     /// Fetches one blob, or proves that it may be had; answers how many bytes came.
-    async fn blob(&self, blob: Descriptor) -> Result<u64, PullError> {
+    pub(super) async fn blob(&self, blob: Descriptor) -> Result<u64, PullError> {
         let digest = &blob.digest;
         let path = format!("blobs/{digest}");
         let what = format!("the blob {digest} of {}", self.image.repository);

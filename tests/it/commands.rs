@@ -83,6 +83,28 @@ async fn pull_takes_a_list_and_one_platform_and_one_that_fails_stops_no_other() 
 }
 
 #[tokio::test]
+async fn a_single_image_of_another_platform_is_refused_before_its_layers_come() {
+    let up = Upstream::start().await;
+    // Its configuration says linux/amd64.
+    let image = up.repo("registry.test", "app").image("v1", 33, &[LAYER]);
+    let gateway = Gateway::before(&up).start().await;
+    let desk = Desk::at(&gateway);
+    let other = ["pull", "--platform", "linux/arm64", &name(&image)];
+    let wrong = desk.run(&other).await.fails(1);
+    let words =
+        "is one image, for linux/amd64, and does not match the specified platform: linux/arm64";
+    assert!(wrong.contains(words), "{wrong}");
+    assert_eq!(up.count(Method::GET, &image.layers[0].digest), 0);
+    // It leaves its variant out, which says nothing against one.
+    for platform in ["linux/amd64", "linux/amd64/v3"] {
+        let args = ["pull", "--platform", platform, &name(&image)];
+        let said = desk.run(&args).await.ok();
+        assert!(said.contains("2 blobs"), "{said}");
+    }
+    assert_eq!(up.count(Method::GET, &image.layers[0].digest), 1);
+}
+
+#[tokio::test]
 async fn what_means_nothing_is_a_usage_error_and_asks_nobody() {
     let desk = Desk::ashore(&Gateway::alone());
     for (args, word) in [

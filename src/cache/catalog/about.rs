@@ -5,6 +5,7 @@ use std::io::Read;
 
 use serde::Deserialize;
 
+use crate::cache::Cache;
 use crate::oci::digest::Digest;
 use crate::store::{Key, Store};
 
@@ -66,6 +67,17 @@ struct Step {
     created_by: Option<String>,
     #[serde(default)]
     empty_layer: Option<bool>,
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// What the configuration of an image says, where it is here and is one.
+    pub async fn about(&self, config: &Digest) -> Option<About> {
+        let (store, config) = (self.store.clone(), config.clone());
+        let reading = self.read(move |_| About::read(&store, &config));
+        reading.await.flatten()
+    }
 }
 
 // === impl About ===
