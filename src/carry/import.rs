@@ -46,6 +46,13 @@ pub enum ImportError {
     #[error("this is no tar, or it ends in the middle: {0}; nothing of it was kept")]
     Tar(io::Error),
     #[error(
+        "the file is compressed with {with}, and a plain tar is wanted: `{undo} < FILE | pierhead import -`"
+    )]
+    Compressed {
+        with: &'static str,
+        undo: &'static str,
+    },
+    #[error(
         "the file has no index.json, so it is no OCI image layout; `skopeo copy docker-archive:FILE oci-archive:NEW` makes one of a docker archive"
     )]
     NoLayout,
@@ -161,10 +168,18 @@ impl Taking<'_> {
 
     async fn unpack(
         &mut self,
-        source: impl AsyncRead + Unpin + Send,
+        mut source: impl AsyncRead + Unpin + Send,
     ) -> Result<Documents, ImportError> {
         let mut documents = Documents::default();
-        let mut archive = Archive::new(source);
+        let mut start = Vec::new();
+        let mut head = (&mut source).take(LONGEST_MAGIC);
+        head.read_to_end(&mut start)
+            .await
+            .map_err(ImportError::Tar)?;
+        if let Some((_, with, undo)) = COMPRESSED.iter().find(|one| start.starts_with(one.0)) {
+            return Err(ImportError::Compressed { with, undo });
+        }
+        let mut archive = Archive::new(start.as_slice().chain(source));
         let mut entries = archive.entries().map_err(ImportError::Tar)?;
         while let Some(entry) = entries.next().await {
             let mut entry = entry.map_err(ImportError::Tar)?;
@@ -379,6 +394,15 @@ async fn read(entry: &mut (impl AsyncRead + Unpin), size: u64) -> io::Result<Vec
     Ok(bytes)
 }
 
+/// How compressed files begin, what that is, and what undoes it.
+const COMPRESSED: &[(&[u8], &str, &str)] = &[
+    (&[0x1f, 0x8b], "gzip", "gunzip"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -d"),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz", "xz -d"),
+    (b"BZh", "bzip2", "bunzip2"),
+];
+/// Bytes.
+const LONGEST_MAGIC: u64 = 6;
 const LARGEST_MANIFEST: u64 = 4 << 20;
 const LARGEST_DOCUMENT: u64 = 64 << 20;
 const DEEPEST: usize = 4;

@@ -122,6 +122,12 @@ async fn of_a_spoiled_file_nothing_is_kept() {
         ),
         ("a header", flipped(at(large) - 400), "no tar"),
         ("no tar at all", b"this is a letter".repeat(100), "no tar"),
+        ("nothing", Vec::new(), "index.json"),
+        (
+            "a tar that somebody made smaller",
+            [b"\x1f\x8b\x08\0", &good[..1000]].concat(),
+            "compressed with gzip, and a plain tar is wanted: `gunzip < FILE | pierhead import -`",
+        ),
     ];
     for (what, bytes, word) in cases {
         std::fs::write(desk.file("bad.tar"), bytes).unwrap();
@@ -145,6 +151,38 @@ async fn of_a_spoiled_file_nothing_is_kept() {
     there.run(&["import", &file]).await.fails(1);
     there.run(&["cache", "verify"]).await.ok();
     assert_eq!(target.copies_of(large), 1);
+}
+
+#[tokio::test]
+async fn a_file_without_a_name_asks_for_one_in_the_words_of_the_command() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 97, &[LAYER]);
+    let gateway = Gateway::before(&up).start().await;
+    let desk = Desk::at(&gateway);
+    desk.run(&["pull", &name(&image)]).await.ok();
+    desk.run(&["export", &name(&image), "-o", "out.tar"])
+        .await
+        .ok();
+    let mut nameless = std::fs::read(desk.file("out.tar")).unwrap();
+    for key in [
+        "org.opencontainers.image.ref.name",
+        "io.containerd.image.name",
+        "RepoTags",
+    ] {
+        let wanted = key.as_bytes();
+        for at in 0..nameless.len() - wanted.len() {
+            if nameless[at..].starts_with(wanted) {
+                nameless[at] = b'x';
+            }
+        }
+    }
+    std::fs::write(desk.file("nameless.tar"), nameless).unwrap();
+    let wrong = desk.run(&["import", "nameless.tar"]).await.fails(1);
+    let words = "has a name; give it one, as `pierhead import --name REGISTRY/REPOSITORY:TAG`";
+    assert!(wrong.contains(words), "{wrong}");
+    let named = ["import", "nameless.tar", "--name", "registry.test/app:mine"];
+    let said = desk.run(&named).await.ok();
+    assert!(said.contains("registry.test/app:mine"), "{said}");
 }
 
 /// Passes connections on to `to`, and cuts the first of them after so many bytes of its answers.

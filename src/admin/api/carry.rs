@@ -176,7 +176,7 @@ pub(super) async fn import(
     };
     if report.images.is_empty() {
         let why = report.refused.first().map_or(
-            "no image of the file has a name; say ?name=REGISTRY/REPOSITORY:TAG".to_owned(),
+            "no image of the file has a name; give it one, as `pierhead import --name REGISTRY/REPOSITORY:TAG` does (?name= of the API)".to_owned(),
             |refused| format!("{}: {}", refused.image, refused.why),
         );
         return Err(Problem::bad(why));
