@@ -7,6 +7,7 @@ use std::sync::Arc;
 use argh::{ArgsInfo, FromArgs};
 use http::HeaderValue;
 
+use super::asked;
 use super::online::online;
 use super::{Misused, load, policy, say};
 use crate::app::{self, Parent, Unusable};
@@ -33,7 +34,7 @@ pub struct Check {
     /// ask the registry itself as well: is it there, what does it want, is the gateway's own login good
     #[argh(switch)]
     online: bool,
-    /// HOST or HOST:PORT that is asked for
+    /// what is asked for: HOST, HOST:PORT, an image or a URL
     #[argh(positional)]
     host: Option<String>,
 }
@@ -112,9 +113,9 @@ impl Check {
                 );
             }
             Some(host) => {
-                let (target, moved) = target(&policy, host)?;
+                let (target, read) = asked::target(&policy, host)?;
                 text.push('\n');
-                text.push_str(&moved);
+                text.push_str(&read);
                 text.push_str(&explained(
                     &config,
                     &policy,
@@ -229,30 +230,6 @@ fn admin(config: &Config) -> String {
         .map(|address| address.to_string())
         .unwrap_or_default();
     format!("\nThe page and the API at http://{address}: {who}.\n")
-}
-
-/// The target that `asked` names, and a word where the registry is asked elsewhere.
-fn target(policy: &Policy, asked: &str) -> anyhow::Result<(Target, String)> {
-    let (host, default) = match asked.strip_prefix("http://") {
-        Some(rest) => (rest.trim_end_matches('/'), 80),
-        None => (
-            asked.trim_start_matches("https://").trim_end_matches('/'),
-            443,
-        ),
-    };
-    let mut target: Target = host
-        .parse()
-        .or_else(|e| format!("{host}:{default}").parse().map_err(|_| e))
-        .map_err(|e| Misused(format!("{asked}: {e}")))?;
-    let mut text = String::new();
-    if let Some(registry) = policy.registry_for(target.host.as_str(), None)
-        && !registry.serves(&target.host)
-        && let Some(first) = registry.hosts.iter().find_map(|pattern| pattern.exact())
-    {
-        text.push_str(&format!("{} is asked at {first}\n", target.host));
-        target = Target::new(first, target.port);
-    }
-    Ok((target, text))
 }
 
 /// What would happen to `target`, and at which addresses.

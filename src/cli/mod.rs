@@ -1,6 +1,7 @@
 //! The command line: what was typed, and the one thing to do about it.
 
 mod api;
+mod asked;
 mod ca;
 mod cache;
 mod carry;

@@ -230,6 +230,20 @@ impl Policy {
             .cloned()
     }
 
+    /// Whether a registry or a rule has this very host.
+    pub fn speaks_of(&self, host: &str) -> bool {
+        let Ok(host) = host.parse::<Host>() else {
+            return false;
+        };
+        let mut written = self.rules.iter().flat_map(|rule| &rule.hosts);
+        written.any(|pattern| pattern.exact().as_ref() == Some(&host))
+            || self.registry_for(host.as_str(), None).is_some()
+            || self
+                .sites
+                .iter()
+                .any(|place| place.pattern.exact().as_ref() == Some(&host))
+    }
+
     /// Where the registry of that name, which may have a port, is asked.
     pub fn target_of(&self, name: &str) -> Option<Target> {
         let written: Target = name

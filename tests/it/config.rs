@@ -244,7 +244,14 @@ async fn a_ca_file_without_a_certificate_is_78_and_named() {
 async fn a_host_that_is_none_is_a_usage_error() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("pierhead.toml"), "").unwrap();
-    for host in ["no host", "a..b", "-", "host:99999", "http://", "host:port"] {
+    for host in [
+        "no host",
+        "a..b",
+        "-",
+        "host:99999",
+        "http://",
+        "a.host:port",
+    ] {
         let output = gateway::run(&["check", "--", host], dir.path()).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{host}: {output:?}");
