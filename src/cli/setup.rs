@@ -1,5 +1,6 @@
 //! `pierhead setup`: the script that sets a client machine up.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -19,7 +20,8 @@ pub struct Setup {
     /// configuration file of the gateway
     #[argh(option)]
     config: Option<PathBuf>,
-    /// where clients find the gateway, such as http://gateway.example:3128 (default: from [listen])
+    /// where clients find the gateway, such as http://gateway.example:3128 (default: from [listen], as is
+    /// the port where none is written)
     #[argh(option)]
     gateway: Option<String>,
     /// the script takes everything back
@@ -41,7 +43,9 @@ impl Setup {
         let client: Client = self.client.parse().map_err(|e| misused(&e))?;
         let config = load(self.config.as_deref())?;
         let place = match &self.gateway {
-            Some(text) => text.parse().map_err(|e| misused(&e))?,
+            Some(text) => {
+                Place::written(text, |scheme| port(&config, scheme)).map_err(|e| misused(&e))?
+            }
             None => place(&config)?,
         };
         let policy = policy(&config);
@@ -87,4 +91,14 @@ fn place(config: &Config) -> anyhow::Result<Place> {
     };
     let host = host.parse().map_err(|_| unknown())?;
     Ok(Place::new(scheme, host, address.port()))
+}
+
+/// The port that the gateway listens to; the usual ones where the configuration has none.
+fn port(config: &Config, scheme: Scheme) -> u16 {
+    let (addresses, usual) = match scheme {
+        Scheme::Http => (&config.listen.proxy, 3128),
+        Scheme::Https => (&config.listen.proxy_tls, 443),
+    };
+    let mut ports = addresses.iter().map(SocketAddr::port);
+    ports.find(|port| *port != 0).unwrap_or(usual)
 }

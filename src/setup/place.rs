@@ -1,7 +1,6 @@
 //! Where clients find the gateway.
 
 use std::fmt;
-use std::str::FromStr;
 
 use crate::policy::{Host, Target, TargetError};
 
@@ -34,19 +33,12 @@ impl Place {
 
     /// The place that a request was sent to, by its `Host`.
     pub fn asked(scheme: Scheme, host: &str) -> Result<Self, NoPlace> {
-        let wrong = |e: TargetError| NoPlace(host.escape_debug().to_string(), e.to_string());
-        let target = match (host.parse::<Target>(), host.parse::<Host>()) {
-            (Err(_), Ok(name)) => Target::new(name, scheme.port()),
-            (target, _) => target.map_err(wrong)?,
-        };
-        Ok(Self { scheme, target })
+        Self::at(scheme, host, scheme.port())
     }
-}
 
-impl FromStr for Place {
-    type Err = NoPlace;
-
-    fn from_str(text: &str) -> Result<Self, NoPlace> {
+    /// The place that a person wrote: http where no scheme is. Who leaves the port out means the
+    /// gateway's own, which is `port` of the scheme, and not the web's.
+    pub fn written(text: &str, port: impl Fn(Scheme) -> u16) -> Result<Self, NoPlace> {
         let (scheme, rest) = match text.split_once("://") {
             Some(("http", rest)) => (Scheme::Http, rest),
             Some(("https", rest)) => (Scheme::Https, rest),
@@ -58,7 +50,16 @@ impl FromStr for Place {
                 ));
             }
         };
-        Self::asked(scheme, rest.strip_suffix('/').unwrap_or(rest))
+        Self::at(scheme, rest.strip_suffix('/').unwrap_or(rest), port(scheme))
+    }
+
+    fn at(scheme: Scheme, host: &str, port: u16) -> Result<Self, NoPlace> {
+        let wrong = |e: TargetError| NoPlace(host.escape_debug().to_string(), e.to_string());
+        let target = match (host.parse::<Target>(), host.parse::<Host>()) {
+            (Err(_), Ok(name)) => Target::new(name, port),
+            (target, _) => target.map_err(wrong)?,
+        };
+        Ok(Self { scheme, target })
     }
 }
 
@@ -127,14 +128,21 @@ mod tests {
     }
 
     #[test]
-    fn on_the_command_line_it_has_a_scheme_or_is_http() {
+    fn on_the_command_line_it_has_a_scheme_or_is_http_and_the_gateways_own_port() {
+        let own = |scheme| match scheme {
+            Scheme::Http => 3128,
+            Scheme::Https => 3130,
+        };
         for (text, place) in [
             ("https://gw:3130/", "https://gw:3130"),
             ("gw:3128", "http://gw:3128"),
-            ("https://gw", "https://gw:443"),
+            ("gw", "http://gw:3128"),
+            ("http://gw/", "http://gw:3128"),
+            ("http://gw:80", "http://gw:80"),
+            ("https://gw", "https://gw:3130"),
         ] {
-            assert_eq!(text.parse::<Place>().unwrap().to_string(), place);
+            assert_eq!(Place::written(text, own).unwrap().to_string(), place);
         }
-        assert!("socks5://gw:1".parse::<Place>().is_err());
+        assert!(Place::written("socks5://gw:1", own).is_err());
     }
 }
