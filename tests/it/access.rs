@@ -4,7 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::Method;
 
 use crate::support::{
-    Client, Gateway, Image, Reply, Upstream, pull::ACCEPT_ALL, upstream::Registry,
+    Client, Fault, Gate, Gateway, Image, On, Reply, Upstream, pull::ACCEPT_ALL, shim::Shim,
+    upstream::Registry,
 };
 
 const LAYER: usize = 200_000;
@@ -294,6 +295,82 @@ async fn a_registry_of_the_same_name_elsewhere_is_another_registry() {
         .ask_manifest(&open, &image.manifest.digest)
         .await;
     assert_eq!(reply.status, 404);
+}
+
+/// What was granted when the download began counts no more than what upstream says last.
+#[tokio::test]
+async fn a_download_that_lands_does_not_give_back_what_upstream_took_away_meanwhile() {
+    let (up, registry, image) = private().await;
+    let layer = &image.layers[0];
+    let gate = Gate::new();
+    let stall = Fault::StallAt(100_000, gate.clone());
+    up.fault(On::get(&layer.digest), stall);
+    let gateway = Gateway::before(&up).start().await;
+    let alice = gateway.client().basic("alice", "a-secret");
+    let hers = alice.get(&image.repo.blob_url(&layer.digest)).send().await;
+    gate.arrived(1).await;
+    let _ = registry.private_repo("team/app", &["carol"]);
+    assert_refused(&alice.get(&image.by_digest()).send().await);
+    gate.open();
+    hers.verified(&layer.digest).await;
+    // Before anything is asked that upstream would refuse once more.
+    assert_refused(&alice.get(&image.repo.blob_url(&layer.digest)).send().await);
+    assert_sees_nothing(&alice, &image).await;
+    gateway
+        .client()
+        .basic("carol", "c-secret")
+        .pull(&image)
+        .await;
+    assert_sees_nothing(&alice, &image).await;
+}
+
+/// She is refused in the middle of it, and it goes on in another's name.
+#[tokio::test]
+async fn a_download_that_ends_in_anothers_name_grants_nothing_to_who_began_it() {
+    let (up, registry, image) = private().await;
+    let layer = &image.layers[0];
+    let url = image.repo.blob_url(&layer.digest);
+    let gate = Gate::new();
+    let stall = Fault::StallAt(100_000, gate.clone());
+    up.fault(On::get(&layer.digest), stall);
+    let gateway = Gateway::before(&up).start().await;
+    let alice = gateway.client().basic("alice", "a-secret");
+    let hers = alice.get(&url).send().await;
+    gate.arrived(1).await;
+    let carol = gateway.client().basic("carol", "c-secret");
+    let follows = carol.get(&url).send().await;
+    assert_eq!(follows.status, 200);
+    let _ = registry.private_repo("team/app", &["carol"]);
+    up.cut("registry.test");
+    follows.verified(&layer.digest).await;
+    hers.verified(&layer.digest).await;
+    assert_refused(&alice.get(&url).send().await);
+    assert_sees_nothing(&alice, &image).await;
+}
+
+/// It took a day, and upstream has let her in again meanwhile.
+#[tokio::test]
+async fn a_download_that_lands_makes_no_grant_older_than_it_is() {
+    let (up, _, image) = private().await;
+    let layer = &image.layers[0];
+    let gate = Gate::new();
+    let stall = Fault::StallAt(100_000, gate.clone());
+    up.fault(On::get(&layer.digest), stall);
+    let shim = Shim::compile();
+    let gateway = shim.beneath(Gateway::before(&up)).start().await;
+    let alice = gateway.client().basic("alice", "a-secret").blind();
+    let url = image.repo.blob_url(&layer.digest);
+    let hers = alice.get(&url).send().await;
+    gate.arrived(1).await;
+    shim.set_clock(1);
+    alice.manifest(&image.repo, &image.manifest.digest).await;
+    let asked = up.requests();
+    gate.open();
+    hers.verified(&layer.digest).await;
+    for url in [url, image.by_digest()] {
+        assert_eq!(alice.get(&url).send().await.status, 200, "{url}");
+    }
+    assert_eq!(up.requests(), asked, "{:?}", &up.seen()[asked..]);
 }
 
 #[tokio::test]

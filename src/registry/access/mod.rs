@@ -149,7 +149,7 @@ impl Access {
     }
 
     /// Notes that upstream accepted the caller in `repo` at some time, in seconds since the epoch. A no
-    /// that came then or later stands.
+    /// that came then or later stands, and so does a later yes.
     pub async fn was_granted(&self, call: &Call, repo: &RepoName, at: u64) {
         self.metrics.grants.inc();
         if call.by_policy_alone() {
@@ -157,6 +157,14 @@ impl Access {
         }
         let own = self.grant_key(&call.endpoint, repo, call.credential().as_deref());
         if self.refusals.get(&own).is_some_and(|refused| refused >= at) {
+            return;
+        }
+        // One from the future is of a clock that was set back since.
+        let later = at..=now_seconds();
+        if self
+            .proven(&own)
+            .is_some_and(|proven| later.contains(&proven))
+        {
             return;
         }
         let lasting = call.is_lasting();
