@@ -126,11 +126,12 @@ impl BlobSource {
                 retry: true,
             }));
         }
+        let redirected = response.extensions().get::<Redirected>().is_some();
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                 self.let_in.store(now_seconds(), Ordering::Relaxed);
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !redirected => {
                 self.let_in.store(0, Ordering::Relaxed);
             }
             _ => {}
@@ -149,11 +150,7 @@ impl BlobSource {
                     .flatten(),
             }),
             // What a redirect led to may have expired on the way, and speaks for no registry.
-            status
-                if is_nonsense(status)
-                    || (response.extensions().get::<Redirected>().is_some()
-                        && status.is_client_error()) =>
-            {
+            status if is_nonsense(status) || (redirected && status.is_client_error()) => {
                 let name = &self.endpoint.name;
                 let why = format!("{name}, or where it redirects to, answered {status}");
                 Err(Gone::broken(why).into())

@@ -373,6 +373,37 @@ async fn a_download_that_lands_makes_no_grant_older_than_it_is() {
     assert_eq!(up.requests(), asked, "{:?}", &up.seen()[asked..]);
 }
 
+/// A signed address that has expired is refused by whoever holds the bytes, and not by the registry.
+#[tokio::test]
+async fn what_a_redirect_leads_to_takes_no_grant_away() {
+    let (up, registry, image) = private().await;
+    let registry = registry.cdn("cdn.test");
+    let other = registry.private_repo("team/other", &["alice"]);
+    let theirs = other.image("v1", 5, &[10]);
+    let layer = &image.layers[0];
+    other.put(layer);
+    let gateway = Gateway::before(&up).start().await;
+    let alice = gateway.client().basic("alice", "a-secret");
+    alice.pull(&image).await;
+    alice.pull(&theirs).await;
+    let url = other.blob_url(&layer.digest);
+    // So that the redirect is what answers for it.
+    let no_heads = On::head("/team/other/blobs/").always();
+    up.fault(no_heads, Fault::Status(405, vec![], ""));
+    for status in [401, 403] {
+        let expired = Fault::Status(status, vec![], "<Error>Request has expired</Error>");
+        up.fault(On::get(&layer.digest).at("cdn.test"), expired);
+        let reply = alice.get(&url).send().await;
+        assert_eq!(reply.status, 502, "{status}");
+        let asked = up.requests();
+        alice.pull_digest(&theirs).await;
+        assert_eq!(up.requests(), asked, "{:?}", &up.seen()[asked..]);
+    }
+    alice.get(&url).send().await.verified(&layer.digest).await;
+    up.stop().await;
+    alice.pull(&theirs).await;
+}
+
 #[tokio::test]
 async fn secrets_are_in_no_log_and_no_file() {
     let (up, registry, image) = private().await;
