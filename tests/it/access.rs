@@ -404,6 +404,59 @@ async fn what_a_redirect_leads_to_takes_no_grant_away() {
     alice.pull(&theirs).await;
 }
 
+/// As skopeo and dockerd come for the blobs of a large image, who do not renew their token for each.
+#[tokio::test]
+async fn a_token_that_has_ended_opens_what_is_cached_and_public_and_nothing_else() {
+    let up = Upstream::start().await;
+    let registry = up.registry("registry.test").bearer("auth.test");
+    let image = registry.repo("library/app").image("latest", 6, &[LAYER]);
+    let layer = &image.layers[0];
+    let public = registry.repo("library/again");
+    let hidden = registry.private_repo("team/app", &["alice"]);
+    public.put(layer).put_manifest(&image.manifest);
+    hidden.put(layer).put_manifest(&image.manifest);
+    let gateway = Gateway::before(&up).start().await;
+    let bearer = |user, repo: &str| gateway.client().bearer(&registry.token(user, repo));
+    bearer(None, "library/app").pull(&image).await;
+    let (anyone, alice) = (
+        bearer(None, "library/again"),
+        bearer(Some("alice"), "team/app"),
+    );
+    up.expire_tokens();
+    for (client, repo) in [(&anyone, &public), (&alice, &hidden)] {
+        // Nobody has asked for anything of these repositories yet.
+        let reply = client.get(&repo.blob_url(&layer.digest)).send().await;
+        match repo.name.as_str() {
+            "library/again" => drop(reply.verified(&layer.digest).await),
+            _ => assert_refused(&reply),
+        }
+    }
+    let gets = up.seen().into_iter();
+    let gets = gets.filter(|one| one.method == Method::GET && one.path.contains(&layer.digest));
+    assert!(
+        up.bytes_sent(&layer.digest) <= LAYER + 1,
+        "{:?}",
+        gets.collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_does_not_stop_what_is_public_and_too_large_to_be_kept() {
+    let up = Upstream::start().await;
+    let registry = up.registry("registry.test").bearer("auth.test");
+    let repo = registry.repo("library/app");
+    let large = repo.blob(7, 6 << 20);
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "3MiB")
+        .start()
+        .await;
+    let token = registry.token(None, "library/app");
+    up.expire_tokens();
+    let client = gateway.client().bearer(&token);
+    let reply = client.get(&repo.blob_url(&large.digest)).send().await;
+    reply.verified(&large.digest).await;
+}
+
 #[tokio::test]
 async fn secrets_are_in_no_log_and_no_file() {
     let (up, registry, image) = private().await;
