@@ -345,6 +345,77 @@ async fn what_upstream_proves_is_noted_before_anybody_has_the_last_byte() {
     world.settled().await;
 }
 
+/// Its bytes as a process leaves them that dies before they are in place.
+fn left(world: &World, bytes: u64) {
+    let mut spool = world.cache.store.spool(&Key::blob(&world.digest)).unwrap();
+    let bytes = world.origin.bytes.slice(..bytes as usize);
+    spool.append(&[bytes]).unwrap();
+}
+
+/// Two ask for it at once: the first one begins to judge what was left, and the second comes meanwhile.
+/// Whether each of them found it.
+async fn two_ask_for_what_was_left(world: &World) -> (bool, bool) {
+    world.cache.settle().await;
+    let cache = &world.cache;
+    let meanwhile = async {
+        assert!(cache.has_or_fetches(&world.digest), "it would be fetched");
+        assert!(cache.space.unpark(&world.digest).is_none(), "it is resumed");
+        assert_eq!(cache.space.drop_parked(&world.digest), 0);
+        cache.space.sweep_parked(Duration::ZERO);
+        cache.blob(&world.digest).await.is_some()
+    };
+    // Polled in this order, and the judge is a task of its own, which comes later.
+    let first = cache.blob(&world.digest);
+    let (first, second) = futures_util::future::join(first, meanwhile).await;
+    (first.is_some(), second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_fetches_what_a_dead_process_left_complete_while_it_is_judged() {
+    let world = World::new(4 * MIB, 100 * MIB, |_, _| Does::Well);
+    left(&world, 4 * MIB);
+    assert_eq!(two_ask_for_what_was_left(&world).await, (true, true));
+    assert_eq!(world.origin.asked(), []);
+    assert!(!world.cache.space.was_found(&world.digest), "for ever");
+    world.check_books();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_process_left_in_parts_is_judged_once_and_then_resumed() {
+    let world = World::new(4 * MIB, 100 * MIB, |_, _| Does::Well);
+    left(&world, 3 * MIB);
+    assert_eq!(two_ask_for_what_was_left(&world).await, (false, false));
+    world.check_books();
+    world.pulled().await;
+    assert_eq!(world.origin.asked(), [Part::from(3 * MIB)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_clients_still_follow_is_not_thrown_out_when_it_has_landed() {
+    let world = World::new(4 * MIB, 100 * MIB, |_, _| Does::Well);
+    let flight = world.begin();
+    flight.head().await.unwrap();
+    let way = Arc::new(Way(world.origin.clone()));
+    let mut body = flight.follow(0, None, way).unwrap().into_body();
+    flight.finished().await.unwrap();
+    drop(flight);
+    world.settled().await;
+    let (key, space) = (Key::blob(&world.digest), &world.cache.space);
+    assert!(!space.may_go(&key), "it is among what goes first");
+    let gone = space.remove(vec![key.clone()]).await.unwrap();
+    assert_eq!(gone.objects, 0, "its bytes stay, and nobody counts them");
+    world.check_books();
+    let mut got = Vec::new();
+    while let Some(frame) = body.frame().await {
+        got.extend_from_slice(frame.unwrap().data_ref().unwrap());
+    }
+    assert!(got == world.origin.bytes);
+    drop(body);
+    let gone = space.remove(vec![key]).await.unwrap();
+    assert_eq!(gone.objects, 1, "it is held on to for nobody");
+    world.check_books();
+}
+
 /// Everything that can go wrong does, in an order that the seed decides: cancelled clients, faults,
 /// panics, several downloads of one blob after another.
 #[tokio::test(start_paused = true)]
