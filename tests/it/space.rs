@@ -110,6 +110,27 @@ async fn a_corrupt_blob_that_passes_through_ends_short_too() {
 }
 
 #[tokio::test]
+async fn a_part_that_nobody_asked_for_does_not_pass_through_as_the_first() {
+    let (up, repo) = upstream().await;
+    let large = repo.blob(24, 6 * MIB);
+    let gateway = Gateway::before(&up)
+        .text("cache", "max_size", "3MiB")
+        .start()
+        .await;
+    let client = gateway.client();
+    for (range, end) in [(None, large.len()), (Some("bytes=0-999"), 1000)] {
+        // The first request is the download's, which finds no room.
+        up.fault(On::get(&large.digest).after(1), Fault::OtherRange);
+        let mut ask = client.get(&repo.blob_url(&large.digest));
+        if let Some(range) = range {
+            ask = ask.header("range", range);
+        }
+        let got = within(60, ask.send().await.bytes()).await;
+        assert!(got == large.bytes[..end], "{range:?}: {} bytes", got.len());
+    }
+}
+
+#[tokio::test]
 async fn what_is_being_read_is_not_thrown_out_under_its_reader() {
     let (up, repo) = upstream().await;
     let read = repo.blob(31, 12 * MIB);
