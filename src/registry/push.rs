@@ -25,6 +25,7 @@ use crate::cache::capture::Capture;
 use crate::cache::index::tag_prefix;
 use crate::oci::digest::{Algorithm, Digest};
 use crate::oci::error::{Code, OciError};
+use crate::oci::manifest::stated;
 use crate::oci::reference::{Reference, RepoName};
 use crate::store::Key;
 use crate::upstream;
@@ -63,8 +64,10 @@ impl Registries {
             .headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
+        // The same bytes may be in another's repository: what they say of themselves counts there, too.
+        let stated = stated(&bytes);
         let mut pushed = None;
-        if let Some(media_type) = media_type {
+        if let Some(media_type) = stated.as_deref().or(media_type) {
             let manifest = Manifest {
                 digest: Digest::of(algorithm, &bytes),
                 media_type: media_type.into(),
