@@ -151,3 +151,36 @@ pub(super) const GRANT_LIFE: Duration = Duration::from_secs(300);
 const WRITE_AGAIN: u64 = 30;
 pub(super) const REVOKED: u64 = 0;
 const UNKNOWN: u64 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+    /// All that was ever granted hangs on it, and the disk may give it back at the next start.
+    #[test]
+    fn a_key_of_the_grants_that_cannot_be_read_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants.key");
+        // Nothing is mapped at its beginning, so that a read of it fails as one of a bad sector does.
+        std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+        let unread = fs::read(&path).unwrap_err();
+        assert_eq!(unread.raw_os_error(), Some(EIO));
+        assert_ne!(secret(&path).unwrap(), secret(&path).unwrap());
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_of_the_grants_is_made_where_there_is_none_or_half_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants.key");
+        let first = secret(&path).unwrap();
+        assert_eq!(secret(&path).unwrap(), first);
+        fs::write(&path, &first[..16]).unwrap();
+        let second = secret(&path).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(secret(&path).unwrap(), second);
+    }
+}
