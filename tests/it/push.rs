@@ -4,7 +4,7 @@ use hyper::Method;
 
 use crate::access::private;
 use crate::robot::{Asks, PASSWORD, gateway_as, robots};
-use crate::support::{Blob, Client, Fault, Gateway, Image, On, Upstream, image};
+use crate::support::{Blob, Client, Fault, Gateway, Image, On, Upstream, content, image};
 
 async fn assert_push_refused(client: &Client, image: &Image) {
     let digest = &image.layers[0].digest;
@@ -54,7 +54,7 @@ async fn a_large_upload_is_denied_without_being_read_to_its_end() {
     let up = Upstream::start().await;
     let image = up.repo("registry.test", "app").image("latest", 2, &[100]);
     let gateway = Gateway::before(&up).start().await;
-    let body = crate::support::content::noise(3, 8 * 1024 * 1024);
+    let body = content::noise(3, 8 * 1024 * 1024);
     let url = image.repo.url("blobs/uploads/");
     let client = gateway.client();
     let sent = client.ask(Method::POST, &url).body(body).try_send().await;
@@ -123,6 +123,53 @@ async fn a_pushed_tag_is_served_while_upstream_is_away_and_a_deleted_one_is_aske
         // Upstream never had it.
         assert_eq!(client.ask_manifest(&repo, "pushed").await.status, 404);
     }
+}
+
+#[tokio::test]
+async fn what_is_pushed_by_its_sha512_is_served_while_upstream_is_away() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway.start().await;
+    let client = gateway.client();
+    let [at_once, in_parts, other] =
+        [7, 8, 9].map(|seed| Blob::of_sha512(content::noise(seed, 300_000)));
+    let begin = repo.url("blobs/uploads/");
+
+    up.fault(On::any("/blobs/uploads/"), uploads(201, ""));
+    let url = format!("{begin}?digest={}", at_once.digest);
+    let push = client.ask(Method::POST, &url).body(at_once.bytes.clone());
+    assert_eq!(push.send().await.status, 201);
+
+    let next = "/v2/app/blobs/uploads/1";
+    up.fault(On::any(next).times(2), uploads(202, next));
+    up.fault(On::any(next).times(2), uploads(201, ""));
+    up.fault(On::any("/blobs/uploads/").times(2), uploads(202, next));
+    let url = repo.url("blobs/uploads/1");
+    let begun = client.ask(Method::POST, &begin).send().await;
+    assert_eq!(begun.status, 202);
+    let half = in_parts.len() / 2;
+    for part in [in_parts.bytes.slice(..half), in_parts.bytes.slice(half..)] {
+        let part = client.ask(Method::PATCH, &url).body(part).send().await;
+        assert_eq!(part.status, 202);
+    }
+    let last = format!("{url}?digest={}", in_parts.digest);
+    assert_eq!(client.ask(Method::PUT, &last).send().await.status, 201);
+
+    // Upstream takes whatever comes for what it is said to be.
+    let begun = client.ask(Method::POST, &begin).send().await;
+    assert_eq!(begun.status, 202);
+    let last = format!("{url}?digest={}", other.digest);
+    let push = client.ask(Method::PUT, &last).body("something else");
+    assert_eq!(push.send().await.status, 201);
+
+    up.stop().await;
+    for blob in [&at_once, &in_parts] {
+        let reply = client.get(&repo.blob_url(&blob.digest)).send().await;
+        reply.verified(&blob.digest).await;
+    }
+    let reply = client.get(&repo.blob_url(&other.digest)).send().await;
+    assert!(reply.status >= 500, "{}", reply.status);
 }
 
 /// He may write to his own repository, and what alice pulled he may not see.
