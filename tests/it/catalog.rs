@@ -187,6 +187,47 @@ async fn a_pinned_tag_is_served_when_offline_for_is_over() {
     assert!(reply.status >= 500, "{}", reply.status);
 }
 
+/// What she stands on may be older than any grant that is remembered.
+#[tokio::test]
+async fn whom_upstream_refuses_does_not_see_what_is_pinned_either() {
+    let (up, registry, image) = private().await;
+    let mut gateway = Gateway::before(&up)
+        .text("cache", "offline_for", "0s")
+        .text("cache", "tag_ttl", "0s")
+        .start()
+        .await;
+    let alice = |gateway: &Gateway| gateway.client().basic("alice", "a-secret");
+    alice(&gateway).pull(&image).await;
+    gateway.terminate().await;
+    let dir = gateway.cache_dir();
+    let cache = open(&dir, 100 * MIB).await;
+    cache.pin(&of(&image), true).await.unwrap();
+    cache.index().prune(u64::MAX).await;
+    close(cache, &dir).await;
+
+    up.stop().await;
+    let gateway = gateway.restart().await;
+    alice(&gateway).pull(&image).await;
+    up.start_again().await;
+    let mut gateway = gateway.restart().await;
+    let _ = registry.private_repo("team/app", &["carol"]);
+    let reply = alice(&gateway).get(&image.by_digest()).send().await;
+    assert_eq!(reply.status, 403);
+    up.stop().await;
+    for _ in 0..2 {
+        for url in [
+            image.by_tag(),
+            image.by_digest(),
+            image.repo.blob_url(&image.layers[0].digest),
+        ] {
+            let reply = alice(&gateway).get(&url).send().await;
+            assert!(reply.status >= 400, "{url}: {}", reply.status);
+        }
+        gateway.terminate().await;
+        gateway = gateway.restart().await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_pinned_is_not_evicted_and_a_cache_full_of_it_takes_no_more() {
     let up = Upstream::start().await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
+use crate::access::private;
 use crate::support::gateway::LAST_LINES;
 use crate::support::shim::{Call, Errno, Of, Shim, files};
 use crate::support::{Gateway, Image, Repo, Upstream, within};
@@ -164,6 +165,50 @@ async fn what_cannot_be_put_in_place_is_no_failed_pull() {
 #[tokio::test]
 async fn an_index_that_cannot_be_read_costs_questions_and_no_pull() {
     through(&[(Call::Read, Errno::Eio)], Of::Index, 5000).await;
+}
+
+/// In the process that heard it, and in the next one.
+#[tokio::test]
+async fn a_refusal_that_the_index_could_not_take_holds() {
+    let (up, registry, image) = private().await;
+    let shim = Shim::compile();
+    let setup = Gateway::before(&up).text("cache", "tag_ttl", "0s");
+    let mut gateway = shim.beneath(setup).start().await;
+    let of = |gateway: &Gateway, name: &str| {
+        let client = gateway.client();
+        client.basic(name, &format!("{}-secret", &name[..1]))
+    };
+    of(&gateway, "alice").pull(&image).await;
+    of(&gateway, "carol").pull(&image).await;
+    shim.fail(Call::Write, Errno::Eio, Of::Index, 1, 0);
+    let _ = registry.private_repo("team/app", &["carol"]);
+    let unwritten = "the cache index could not be written";
+    let before = gateway.log.all(unwritten).len();
+    let alice = of(&gateway, "alice");
+    let reply = alice.ask_manifest(&image.repo, &image.tag).await;
+    assert_eq!(reply.status, 403);
+    gateway.log.nth(unwritten, before + 1).await;
+    for heals in [true, false] {
+        up.stop().await;
+        for url in [
+            image.by_tag(),
+            image.by_digest(),
+            image.repo.blob_url(&image.layers[0].digest),
+        ] {
+            let reply = of(&gateway, "alice").get(&url).send().await;
+            assert!(reply.status >= 400, "{url}: {}", reply.status);
+        }
+        if heals {
+            shim.heal();
+            up.start_again().await;
+            // What is told the index now is written, and what it could not take comes first.
+            let fresh = image.repo.image("v2", 77, &[10]);
+            of(&gateway, "carol").pull(&fresh).await;
+            gateway.terminate().await;
+            gateway = gateway.restart().await;
+        }
+    }
+    of(&gateway, "carol").pull(&image).await;
 }
 
 #[tokio::test]
