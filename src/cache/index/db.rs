@@ -36,6 +36,9 @@ pub(super) struct Db {
     /// Times it was damaged by its own word, though its pages are what they were.
     strikes: AtomicU32,
     writer: OnceLock<mpsc::WeakSender<Op>>,
+    /// Whether nothing can be written to it, as on a full disk.
+    #[cfg(test)]
+    pub(super) is_full: AtomicBool,
 }
 
 /// What went wrong with the database.
@@ -101,6 +104,8 @@ impl Db {
             suspected: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
             writer: OnceLock::new(),
+            #[cfg(test)]
+            is_full: AtomicBool::default(),
         };
         (opened, salvaged)
     }
@@ -148,6 +153,11 @@ impl Db {
         &self,
         change: impl FnOnce(&Database) -> Result<T, Error>,
     ) -> Result<T, Trouble> {
+        #[cfg(test)]
+        if self.is_full.load(Ordering::Relaxed) {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(Trouble::Redb(full.into()));
+        }
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let db = open.as_ref().ok_or(Error::DatabaseClosed);
         let db = db.map_err(Trouble::Redb)?;

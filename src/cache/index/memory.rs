@@ -69,6 +69,30 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
         inside.keep(self.most, key, value, unwritten + 1);
     }
 
+    /// The table is told that all of these keys have this value now. Of those that nothing is known of,
+    /// whoever reads the table has to know by himself until that is written.
+    pub(super) fn set_all(&self, of: impl Fn(&K) -> bool, value: &V) {
+        let mut inside = self.write();
+        inside.changes += 1;
+        for (key, (known, _)) in &mut inside.known {
+            if of(key) {
+                *known = value.clone();
+            }
+        }
+    }
+
+    /// What was told first of `key` will never be written. The table is behind for good, and what is
+    /// known stays.
+    pub(super) fn lost<Q>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        if let Some((_, unwritten)) = self.write().known.get_mut(key) {
+            *unwritten = unwritten.saturating_sub(1);
+        }
+    }
+
     /// The table has changed at `key`: what was told of it first is written.
     pub(super) fn forget<Q>(&self, key: &Q)
     where
@@ -84,11 +108,12 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
         inside.known.remove(key);
     }
 
-    /// The table has changed in many places.
+    /// The table has changed in many places. Where it is told something that is not written yet, that
+    /// counts.
     pub(super) fn forget_all(&self) {
         let mut inside = self.write();
         inside.changes += 1;
-        inside.known.clear();
+        inside.forget_written();
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inside<K, V>> {
@@ -105,9 +130,16 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
 impl<K: Hash + Eq, V> Inside<K, V> {
     fn keep(&mut self, most: usize, key: K, value: V, unwritten: usize) {
         if self.known.len() >= most {
+            self.forget_written();
+        }
+        if self.known.len() >= most {
             self.known.clear();
         }
         self.known.insert(key, (value, unwritten));
+    }
+
+    fn forget_written(&mut self) {
+        self.known.retain(|_, (_, unwritten)| *unwritten > 0);
     }
 }
 
@@ -153,6 +185,33 @@ mod tests {
         memory.set("a".into(), 2);
         memory.forget("a");
         assert_eq!(memory.get_or_read("a", || Some(1)), Some(2));
+        memory.forget("a");
+        assert_eq!(memory.get_or_read("a", || Some(3)), Some(3));
+    }
+
+    #[test]
+    fn what_is_told_and_not_written_counts_whatever_else_was_written() {
+        let memory = Memory::<String, u8>::new(3);
+        memory.set("a".into(), 1);
+        memory.forget_all();
+        assert_eq!(memory.get_or_read("a", || Some(9)), Some(1));
+        for other in ["b", "c", "d", "e"] {
+            memory.get_or_read(other, || Some(0));
+        }
+        assert_eq!(memory.get_or_read("a", || Some(9)), Some(1));
+        memory.set_all(|key| key == "a", &2);
+        assert_eq!(memory.get_or_read("a", || Some(9)), Some(2));
+        memory.forget("a");
+        assert_eq!(memory.get_or_read("a", || Some(3)), Some(3));
+    }
+
+    #[test]
+    fn what_could_not_be_written_counts_all_the_same() {
+        let memory = Memory::<String, u8>::new(9);
+        memory.set("a".into(), 1);
+        memory.lost("a");
+        assert_eq!(memory.get_or_read("a", || Some(9)), Some(1));
+        memory.set("a".into(), 2);
         memory.forget("a");
         assert_eq!(memory.get_or_read("a", || Some(3)), Some(3));
     }

@@ -88,6 +88,9 @@ struct Recent {
     /// By [`tag_key`]; `None` for what is not in the table.
     tags: Memory<String, Option<Arc<TagRecord>>>,
     members: Memory<Vec<u8>, bool>,
+    /// By [`tag_prefix`], the tags that stand for nothing any more whatever the table says of them, with
+    /// how many changes say so that are not written yet.
+    untagged: Mutex<HashMap<String, usize>>,
 }
 
 /// The index could not take a change; the cache goes on, a little more forgetful.
@@ -119,6 +122,7 @@ impl Index {
         let recent = Arc::new(Recent {
             tags: Memory::new(MOST_RECENT_TAGS),
             members: Memory::new(MOST_RECENT_MEMBERS),
+            untagged: Mutex::default(),
         });
         let (writer, ops) = mpsc::channel(4096);
         db.written_by(writer.downgrade());
@@ -301,6 +305,9 @@ impl Index {
     /// The record of `tag_key`, see [`tag_key`].
     pub fn tag(&self, tag_key: &str) -> Option<Arc<TagRecord>> {
         let read = || {
+            if self.recent.is_untagged(tag_key) {
+                return Some(None);
+            }
             self.db.read(|db| {
                 let table = db.begin_read()?.open_table(TAGS)?;
                 let found = table.get(tag_key)?;
@@ -316,6 +323,9 @@ impl Index {
         tag_prefix: &str,
         wanted: impl Fn(&TagRecord) -> bool,
     ) -> Vec<TagRecord> {
+        if self.recent.is_untagged(tag_prefix) {
+            return Vec::new();
+        }
         let listed = self.db.read(|db| {
             let table = db.begin_read()?.open_table(TAGS)?;
             let mut found = Vec::new();
@@ -351,7 +361,7 @@ impl Index {
     /// Forgets what a tag stood for, whatever `Accept` asked: it was pushed anew.
     pub async fn untag(&self, tag_prefix: String) {
         self.heard.forget_tag(&tag_prefix);
-        self.recent.tags.forget_all();
+        self.recent.untag(&tag_prefix);
         self.send(Op::Untag(tag_prefix)).await;
     }
 
@@ -503,14 +513,48 @@ impl Facts {
 // === impl Recent ===
 
 impl Recent {
-    /// `batch` is in the tables, or was to be.
+    fn untag(&self, tag_prefix: &str) {
+        *lock(&self.untagged)
+            .entry(tag_prefix.to_owned())
+            .or_default() += 1;
+        self.tags.set_all(|key| key.starts_with(tag_prefix), &None);
+    }
+
+    fn is_untagged(&self, tag_key: &str) -> bool {
+        let untagged = lock(&self.untagged);
+        let name = tag_key.rfind('\n').map(|at| &tag_key[..=at]);
+        !untagged.is_empty() && name.is_some_and(|name| untagged.contains_key(name))
+    }
+
+    /// `batch` is in the tables.
     fn written(&self, batch: &[Op]) {
         for op in batch {
             match op {
                 Op::Tag(key, _) => self.tags.forget(key.as_str()),
-                Op::Untag(_) | Op::Prune(_) => self.tags.forget_all(),
+                Op::Untag(tag_prefix) => {
+                    let mut untagged = lock(&self.untagged);
+                    match untagged.get_mut(tag_prefix.as_str()) {
+                        Some(times @ 2..) => *times -= 1,
+                        _ => drop(untagged.remove(tag_prefix.as_str())),
+                    }
+                    drop(untagged);
+                    self.tags.forget_all();
+                }
+                Op::Prune(_) => self.tags.forget_all(),
                 Op::Member(member, _) => self.members.forget(member.as_slice()),
                 Op::Remove(..) => self.members.forget_all(),
+                _ => {}
+            }
+        }
+    }
+
+    /// `batch` could not be written. What takes something back is written as soon as that is possible, and
+    /// counts until then.
+    fn given_up(&self, batch: &[Op]) {
+        for op in batch {
+            match op {
+                Op::Tag(key, Some(_)) => self.tags.lost(key.as_str()),
+                Op::Member(member, _) => self.members.forget(member.as_slice()),
                 _ => {}
             }
         }

@@ -175,3 +175,73 @@ async fn later_uses_go_later_when_the_clock_is_set_back() {
         .collect();
     assert_eq!(order, [key("b"), key("c"), key("a")]);
 }
+
+fn stands_for(name: &str, confirmed: u64) -> TagRecord {
+    TagRecord {
+        digest: key(name).digest.to_string(),
+        media_type: "a".into(),
+        size: 1,
+        confirmed,
+    }
+}
+
+fn of(index: &Index, tag_key: &str) -> Option<String> {
+    index.tag(tag_key).map(|record| record.digest.clone())
+}
+
+#[tokio::test]
+async fn what_is_taken_back_counts_though_it_cannot_be_written_and_is_written_when_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    let tag = |tag: &str| tag_key("registry.test", "team/app", tag, "any");
+    let names = ["deleted", "moved", "stays", "gone"].map(tag);
+    let [deleted, moved, stays, gone] = &names;
+    for name in &names {
+        index.set_tag(name.clone(), Some(stands_for("a", 1))).await;
+    }
+    let grant = [7; 32];
+    index.set_grant(grant, Some(1)).await;
+    let standing = |at| index.set_standing("registry.test", "team/app", &grant, at);
+    standing(Some(1)).await;
+    index.flush().await.unwrap();
+
+    index.db.is_full.store(true, Ordering::Relaxed);
+    let of_tag = |tag| tag_prefix("registry.test", "team/app", tag);
+    index.untag(of_tag("deleted")).await;
+    index.untag(of_tag("moved")).await;
+    index.set_tag(moved.clone(), Some(stands_for("b", 2))).await;
+    index.set_tag(gone.clone(), None).await;
+    index.set_grant(grant, None).await;
+    standing(None).await;
+    let [a, b] = ["a", "b"].map(|name| key(name).digest.to_string());
+    // Told, and then tried in vain, more than once.
+    for _ in 0..3 {
+        assert_eq!(of(&index, deleted), None);
+        let variants = index.tag_variants(&of_tag("deleted"), |_| true);
+        assert_eq!(variants, []);
+        assert_eq!(of(&index, moved), Some(b.clone()));
+        assert_eq!(of(&index, stays), Some(a.clone()));
+        assert_eq!(of(&index, gone), None);
+        index.flush().await.unwrap_err();
+    }
+
+    index.db.is_full.store(false, Ordering::Relaxed);
+    index.flush().await.unwrap();
+    assert_eq!(of(&index, deleted), None);
+    assert_eq!(of(&index, stays), Some(a.clone()));
+    // And it may stand for something again.
+    for name in [deleted, gone] {
+        index.set_tag(name.clone(), Some(stands_for("a", 3))).await;
+        assert_eq!(of(&index, name), Some(a.clone()));
+        index.set_tag(name.clone(), None).await;
+    }
+    index.flush().await.unwrap();
+    drop(index);
+    let index = open_again(dir.path());
+    for name in [deleted, moved, gone] {
+        assert_eq!(of(&index, name), None, "{name}");
+    }
+    assert_eq!(of(&index, stays), Some(a));
+    assert_eq!(index.grant(&grant).unwrap(), None);
+    assert!(!index.has_standing("registry.test", "team/app", &grant));
+}

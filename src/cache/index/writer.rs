@@ -91,10 +91,15 @@ impl Writer {
                     false => Err(trouble),
                 }
             });
-            self.recent.written(&batch);
             match written {
-                Ok(applied) => self.settle(&mut batch, applied),
-                Err(trouble) => self.give_up(&mut batch, &trouble),
+                Ok(applied) => {
+                    self.recent.written(&batch);
+                    self.settle(&mut batch, applied);
+                }
+                Err(trouble) => {
+                    self.recent.given_up(&batch);
+                    self.give_up(&mut batch, &trouble);
+                }
             }
             self.ledger.index_takes(self.db.bytes());
         }
