@@ -113,12 +113,10 @@ impl Registries {
                     if let Some(no) = &token_ended {
                         return Answer::relayed(no);
                     }
-                    if matches!(answer.status().as_u16(), 401 | 403) {
-                        self.access.refused(call, repo).await;
-                    }
                     // A token that has ended since the manifest, which skopeo and dockerd do not renew
                     // for a blob. Whoever comes without one gets what is public, and so does it.
                     if answer.status() == StatusCode::UNAUTHORIZED && !call.is_lasting() {
+                        self.access.refused(call, repo).await;
                         token_ended = Some(answer);
                         continue;
                     }

@@ -46,7 +46,7 @@ impl BlobSource {
         Self::new(call, call.identity.clone(), upstream, repo, digest)
     }
 
-    /// The caller's own way, which proves that the caller may read `repo`.
+    /// The caller's own way, which proves that the caller may read `repo`, or no longer may.
     pub fn granting(
         call: &Call,
         access: Arc<Access>,
@@ -130,18 +130,12 @@ impl BlobSource {
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                 self.let_in.store(now_seconds(), Ordering::Relaxed);
+                Ok(Fetched {
+                    start,
+                    total,
+                    body: response.into_body(),
+                })
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !redirected => {
-                self.let_in.store(0, Ordering::Relaxed);
-            }
-            _ => {}
-        }
-        match response.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Fetched {
-                start,
-                total,
-                body: response.into_body(),
-            }),
             StatusCode::RANGE_NOT_SATISFIABLE => Err(FetchError::PastTheEnd {
                 total: response
                     .headers()
@@ -170,7 +164,23 @@ impl BlobSource {
 
 impl Origin for BlobSource {
     fn fetch(&self, part: Part) -> BoxFuture<'_, Result<Fetched, FetchError>> {
-        self.answer(part).boxed()
+        async move {
+            let answer = self.answer(part).await;
+            if let Err(FetchError::Answer(no)) = &answer
+                && matches!(no.status().as_u16(), 401 | 403)
+            {
+                self.let_in.store(0, Ordering::Relaxed);
+                // At once: in the middle of a download somebody else may go on with it. That a token has
+                // ended says nothing of whose it was.
+                if let Some((access, call, repo)) = &self.proves
+                    && (no.status() == StatusCode::FORBIDDEN || call.is_lasting())
+                {
+                    access.refused(call, repo).await;
+                }
+            }
+            answer
+        }
+        .boxed()
     }
 
     fn proven(&self) -> BoxFuture<'_, ()> {

@@ -348,6 +348,33 @@ async fn a_download_that_ends_in_anothers_name_grants_nothing_to_who_began_it() 
     assert_sees_nothing(&alice, &image).await;
 }
 
+/// As it is when she asks for anything else.
+#[tokio::test]
+async fn whom_upstream_refuses_in_the_middle_of_a_download_has_no_older_grant_either() {
+    let (up, registry, image) = private().await;
+    let layer = &image.layers[0];
+    let url = image.repo.blob_url(&layer.digest);
+    let gate = Gate::new();
+    let stall = Fault::StallAt(100_000, gate.clone());
+    up.fault(On::get(&layer.digest), stall);
+    let gateway = Gateway::before(&up).start().await;
+    let alice = gateway.client().basic("alice", "a-secret");
+    alice.manifest(&image.repo, &image.manifest.digest).await;
+    let hers = alice.get(&url).send().await;
+    gate.arrived(1).await;
+    let _ = registry.private_repo("team/app", &["carol"]);
+    up.cut("registry.test");
+    assert!(!hers.rest().await.whole, "nobody could go on with it");
+    let carol = gateway.client().basic("carol", "c-secret");
+    let reply = carol.get(&url).send().await;
+    reply.verified(&layer.digest).await;
+    for url in [url, image.by_digest()] {
+        assert_refused(&alice.get(&url).send().await);
+    }
+    up.stop().await;
+    assert_eq!(alice.get(&image.by_digest()).send().await.status, 502);
+}
+
 /// It took a day, and upstream has let her in again meanwhile.
 #[tokio::test]
 async fn a_download_that_lands_makes_no_grant_older_than_it_is() {
