@@ -95,7 +95,7 @@ impl App {
             warn!("{warning}");
         }
         for missing in missing_logins(&config) {
-            warn!("{missing}");
+            warn!("{}", missing.error);
         }
         let watch = match &config.file {
             Some(file) if config.watch_config => Some(

@@ -8,8 +8,15 @@ use crate::policy::Policy;
 use crate::upstream::credentials::LoginSource;
 use crate::warm;
 
+/// A login of the gateway's own that cannot be read.
+pub struct MissingLogin {
+    pub error: ConfigError,
+    /// The process that serves may have it all the same.
+    pub perhaps: bool,
+}
+
 /// Logins of the gateway's own that cannot be read.
-pub fn missing_logins(config: &Config) -> Vec<ConfigError> {
+pub fn missing_logins(config: &Config) -> Vec<MissingLogin> {
     let mut missing = Vec::new();
     for login in config.logins.iter().filter(|login| login.used) {
         let Err(e) = login.source.examine() else {
@@ -20,16 +27,19 @@ pub fn missing_logins(config: &Config) -> Vec<ConfigError> {
                 "it has to hold the password, and to be readable for the user that the gateway runs as"
             }
             LoginSource::PasswordEnv { .. } => {
-                "set it in the environment of `pierhead serve`, and of `pierhead check`, or say password_file"
+                "it has to be set in the environment of `pierhead serve`; or say password_file"
             }
             LoginSource::DockerConfig { .. } => {
                 "`docker login` writes one; it has to be readable for the user that the gateway runs as"
             }
         };
-        missing.push(ConfigError::Value {
-            origin: login.origin.clone(),
-            key: login.key.clone(),
-            message: format!("{e}; {mend}"),
+        missing.push(MissingLogin {
+            perhaps: e.is_of_this_process(),
+            error: ConfigError::Value {
+                origin: login.origin.clone(),
+                key: login.key.clone(),
+                message: format!("{e}; {mend}"),
+            },
         });
     }
     missing

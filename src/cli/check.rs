@@ -62,10 +62,13 @@ impl Check {
         };
         let users = read(users::PROXY, &config.users_file)?;
         read(users::ADMIN, &config.admin_users_file)?;
-        // `serve` would do without these, and go on saying so.
-        let missing = app::missing_logins(&config);
+        // `serve` would do without these, and go on saying so. Who checks need not be who serves.
+        let (perhaps, missing): (Vec<_>, Vec<_>) = app::missing_logins(&config)
+            .into_iter()
+            .partition(|login| login.perhaps);
+        let missing = missing.into_iter().map(|login| login.error);
         let unanswered = app::unanswered(&config, &policy);
-        if let Some(first) = missing.into_iter().chain(unanswered).next() {
+        if let Some(first) = missing.chain(unanswered).next() {
             return Err(first.into());
         }
         if args.host.is_none() && args.user.is_some() {
@@ -83,6 +86,9 @@ impl Check {
             .chain(&strangers)
         {
             text.push_str(&format!("Note: {warning}\n"));
+        }
+        for login in &perhaps {
+            text.push_str(&format!("Note: {}\n", login.error));
         }
         if let Some(parent) = &parent {
             text.push_str(&format!(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -50,6 +51,8 @@ pub struct Credentials {
 pub enum CredentialError {
     #[error("the password file {file} cannot be read: {why}")]
     File { file: PathBuf, why: String },
+    #[error("{file} may not be read by this user")]
+    NotOurs { file: PathBuf },
     #[error("the password file {file} is empty")]
     Empty { file: PathBuf },
     #[error("the environment variable {0} (password_env) is not set")]
@@ -138,6 +141,15 @@ impl LoginSource {
                 }
             }
         }
+    }
+}
+
+// === impl CredentialError ===
+
+impl CredentialError {
+    /// Whether another process, of another user or with another environment, may find what is not here.
+    pub fn is_of_this_process(&self) -> bool {
+        matches!(self, Self::Env(_) | Self::NotOurs { .. })
     }
 }
 
@@ -257,7 +269,7 @@ impl DockerConfig {
             file: file.to_owned(),
             why,
         };
-        let text = std::fs::read_to_string(file).map_err(|e| err(e.to_string()))?;
+        let text = read(file, err)?;
         // A parse error may quote the file: only its place is told.
         serde_json::from_str(&text)
             .map_err(|e| err(format!("no Docker config.json, line {}", e.line())))
@@ -306,10 +318,22 @@ impl DockerAuth {
     }
 }
 
+fn read(
+    file: &Path,
+    failed: impl FnOnce(String) -> CredentialError,
+) -> Result<String, CredentialError> {
+    std::fs::read_to_string(file).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => CredentialError::NotOurs {
+            file: file.to_owned(),
+        },
+        _ => failed(e.to_string()),
+    })
+}
+
 fn read_password(file: &Path) -> Result<String, CredentialError> {
-    let text = std::fs::read_to_string(file).map_err(|e| CredentialError::File {
+    let text = read(file, |why| CredentialError::File {
         file: file.to_owned(),
-        why: e.to_string(),
+        why,
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

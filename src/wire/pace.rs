@@ -91,7 +91,7 @@ impl Pace {
 
     /// The connection speaks HTTP/2 from here on; its answers are to be watched.
     pub fn multiplex(&self) -> Streams {
-        self.multiplexed.get_or_init(Streams::new).clone()
+        self.multiplexed.get_or_init(Streams::begin).clone()
     }
 
     /// A new beginning, as after a handshake: the client may be idle before it asks.

@@ -35,7 +35,8 @@ struct Watched {
 // === impl Streams ===
 
 impl Streams {
-    pub fn new() -> Self {
+    /// Of a connection that begins now.
+    pub fn begin() -> Self {
         Self {
             born: Instant::now(),
             since: Arc::default(),

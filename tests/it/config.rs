@@ -345,14 +345,6 @@ async fn what_serve_would_miss_is_78_for_check_with_its_key_its_line_and_the_men
             ],
         ),
         (
-            login("username = \"r\"\npassword_env = \"NO_ROBOT\""),
-            [
-                "line 5: `registry.password_env (entry 1)`",
-                "NO_ROBOT",
-                "`pierhead serve`",
-            ],
-        ),
-        (
             login("docker_config = \"no-config.json\""),
             [
                 "line 4: `registry.docker_config (entry 1)`",
@@ -383,6 +375,18 @@ async fn what_serve_would_miss_is_78_for_check_with_its_key_its_line_and_the_men
         for word in words {
             assert!(said.contains(word), "no {word:?} in:\n{said}");
         }
+    }
+    // The gateway's environment is not the one of who checks.
+    let output = check(&login("username = \"r\"\npassword_env = \"NO_ROBOT\"")).await;
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in [
+        "Note: ",
+        "line 5: `registry.password_env (entry 1)`",
+        "NO_ROBOT",
+        "`pierhead serve`",
+    ] {
+        assert!(said.contains(word), "no {word:?} in:\n{said}");
     }
     // Nobody asks for this one, and the registry of that one is a pattern's.
     for good in [

@@ -45,7 +45,9 @@ pub(super) fn prepare(
         warnings: written.warnings.clone(),
     };
     let missing = missing_logins(&written).into_iter();
-    report.warnings.extend(missing.map(|one| one.to_string()));
+    report
+        .warnings
+        .extend(missing.map(|one| one.error.to_string()));
     let config = written.as_far_as_reloadable(running);
     let before = gateway.live.load_full();
 
