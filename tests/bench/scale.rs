@@ -15,7 +15,7 @@ pub struct Scale {
     pub cold: usize,
     /// The blob that [`CROWD`] clients want at once.
     pub crowd: usize,
-    /// Blobs whose first byte is waited for, and their size.
+    /// Blobs whose first byte is waited for, half of them in each of two ways, and their size.
     pub firsts: usize,
     pub first: usize,
     pub connections: usize,
@@ -57,7 +57,7 @@ impl Scale {
             warm: 128 * MIB,
             cold: 512 * MIB,
             crowd: 256 * MIB,
-            firsts: 9,
+            firsts: 18,
             first: 32 * MIB,
             connections: 4_000,
             hosts: 2_000,
@@ -80,7 +80,7 @@ impl Scale {
             warm: 32 * MIB,
             cold: 128 * MIB,
             crowd: 64 * MIB,
-            firsts: 5,
+            firsts: 10,
             first: 8 * MIB,
             connections: 1_000,
             hosts: 500,
@@ -100,7 +100,7 @@ impl Scale {
             warm: 64 << 10,
             cold: 64 << 10,
             crowd: 64 << 10,
-            firsts: 1,
+            firsts: 2,
             first: 64 << 10,
             ..Self::quick()
         }

@@ -57,14 +57,24 @@ impl Bench {
     }
 
     /// From the beginning of a connection to the first byte of a cold blob, beside the same without
-    /// a gateway. The origin closes each connection, so that the gateway shakes hands each time too.
+    /// a gateway. Once with an origin that closes each connection, so that the gateway shakes hands each
+    /// time too, and once with one that keeps them, as registries do.
     pub async fn first_byte(&mut self) {
         let peer = self.kind.start(&self.origin, None).await;
         self.warm_up(&peer).await;
-        let trust = Trust::only(&self.origin.ca.pem);
+        let firsts = self.origin.firsts.clone();
+        let (kept, closed) = firsts.split_at(firsts.len() / 2);
+        self.first_bytes(&peer, kept, "first byte").await;
         self.origin.close_after_each(true);
+        let what = "first byte, the origin closes each connection";
+        self.first_bytes(&peer, closed, what).await;
+        self.origin.close_after_each(false);
+    }
+
+    async fn first_bytes(&mut self, peer: &Peer, blobs: &[Document], what: &str) {
+        let trust = Trust::only(&self.origin.ca.pem);
         let (mut straight, mut through) = (Vec::new(), Vec::new());
-        for blob in &self.origin.firsts {
+        for blob in blobs {
             let ask = Ask::new(HOST, blob);
             let started = Instant::now();
             let mut connection = client::direct(self.origin.addr, HOST, &trust).await;
@@ -77,9 +87,8 @@ impl Bench {
             // What it still does with the blob is no part of the next one.
             peer.meter.settled_cpu().await;
         }
-        self.origin.close_after_each(false);
 
-        let work = format!("cold blob of {}, first byte", size(self.scale.first));
+        let work = format!("cold blob of {}, {what}", size(self.scale.first));
         self.add(&work, "ms", median(&through));
         self.add(&work, "ms without a gateway", median(&straight));
     }
