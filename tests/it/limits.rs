@@ -211,6 +211,29 @@ async fn a_client_has_so_many_connections_and_no_more() {
 }
 
 #[tokio::test]
+async fn who_leaks_connections_to_the_admin_port_keeps_nobody_else_from_it() {
+    let gateway = Gateway::alone().start().await;
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answered = async |from: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut socket = socket.connect(gateway.admin).await.unwrap();
+        socket.write_all(request).await.ok()?;
+        let mut start = [0; 12];
+        within(20, socket.read_exact(&mut start)).await.ok()?;
+        assert_eq!(&start, b"HTTP/1.1 200");
+        Some(socket)
+    };
+    let mut held = Vec::new();
+    while let Some(socket) = answered("127.0.0.1").await {
+        held.push(socket);
+        assert!(held.len() <= 64, "there is no end to it");
+    }
+    assert!(held.len() > 32, "{} and no more", held.len());
+    assert!(answered("127.0.0.2").await.is_some());
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let gateway = Gateway::alone()
         .text("limits", "client_idle", "1s")
