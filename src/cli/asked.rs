@@ -38,27 +38,24 @@ fn read(policy: &Policy, asked: &str) -> Result<(Target, String), Misused> {
     if asked.contains('/') || asked.contains('@') {
         return image(policy, asked, asked);
     }
-    let (name, behind) = match asked.rsplit_once(':') {
-        Some((name, behind)) if !name.contains(':') => (name, Some(behind)),
-        _ => (asked, None),
+    let name = asked.split(':').next().unwrap_or(asked);
+    // What has a dot is no name of an image alone, and a host that somebody speaks of is meant as one.
+    let is_host = asked.contains(['.', '[']) || policy.speaks_of(name) || name == "localhost";
+    let target = match host(asked, 443) {
+        Ok(target) => target,
+        // `nginx:alpine`
+        Err(wrong) if is_host => return Err(wrong),
+        Err(wrong) => return image(policy, asked, asked).map_err(|_| wrong),
     };
-    // What has no dot is a host only where somebody speaks of it as one.
-    let is_host = name.contains(['.', '[']) || policy.speaks_of(name) || name == "localhost";
-    let is_tag = |behind: &str| match behind.parse::<u32>() {
-        // `postgres:16` is no port, `gateway:8443` is no tag.
-        Ok(number) => number < 1024 && !matches!(number, 80 | 443),
-        Err(_) => true,
+    // `postgres:16` may be an image, `gateway:8443` is none.
+    let may_be_image = !is_host && target.port < 1024;
+    let text = match image(policy, asked, asked) {
+        Ok((at, _)) if may_be_image => {
+            format!("{asked} is taken for a host; the image {asked} is asked for at {at}\n")
+        }
+        _ => String::new(),
     };
-    if !is_host
-        && behind.is_none_or(is_tag)
-        && let Ok((target, text)) = image(policy, asked, asked)
-    {
-        let port = behind.filter(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-        let port = port.unwrap_or("443");
-        let host = format!("; a host of that name is asked for as https://{name}:{port}\n");
-        return Ok((target, text.replacen('\n', &host, 1)));
-    }
-    Ok((host(asked, 443)?, String::new()))
+    Ok((target, text))
 }
 
 // === helpers ===
@@ -161,14 +158,9 @@ mod tests {
             ("ghcr.io/org/app:tag", "ghcr.io:443", "ghcr.io/org/app:tag"),
             ("ghcr.io/v2/", "ghcr.io:443", "ghcr.io/v2:latest"),
             (
-                "nginx",
+                "nginx:alpine",
                 "registry-1.docker.io:443",
-                "docker.io/library/nginx:latest",
-            ),
-            (
-                "postgres:16",
-                "registry-1.docker.io:443",
-                "docker.io/library/postgres:16",
+                "docker.io/library/nginx:alpine",
             ),
             (
                 "library/nginx:1.25",
@@ -189,8 +181,12 @@ mod tests {
                 "{said}"
             );
         }
-        assert!(asked("nginx").1.contains("as https://nginx:443"));
-        assert!(asked("postgres:16").1.contains("as https://postgres:16"));
+        for (text, target) in [("nginx", "nginx:443"), ("postgres:16", "postgres:16")] {
+            let (found, said) = asked(text);
+            assert_eq!(found, target);
+            let image = format!("the image {text} is asked for at registry-1.docker.io:443");
+            assert!(said.contains(&image), "{said}");
+        }
     }
 
     #[test]
