@@ -156,8 +156,10 @@ where
     let pace = socket.pace().clone();
     // A transfer of images, or of events, takes as long as it takes.
     let service = service_fn(move |request: http::Request<Incoming>| {
-        // Who vanishes in the middle of what it brings gives back what that holds.
-        let request = request.map(|body| Idle::new(body, patience.idle, "the client"));
+        // Who vanishes in the middle of what it brings gives back what that holds. Who makes it on the
+        // way, as `docker save` does, may be silent for long.
+        let silence = patience.idle.max(SILENCE);
+        let request = request.map(|body| Idle::new(body, silence, "the client"));
         let (busy, answer) = (pace.busy(), Service::call(&mut router.clone(), request));
         async move {
             let answer = answer.await?;
@@ -200,4 +202,6 @@ const MOST_OF_ONE: usize = 64;
 /// Bytes on their way between the two ends.
 const IN_PROCESS: usize = 256 << 10;
 const BREATH: Duration = Duration::from_millis(10);
+/// Of a body.
+const SILENCE: Duration = Duration::from_secs(3600);
 const LARGEST_BODY: usize = 1 << 20;
