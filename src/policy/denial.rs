@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::builtin::{self, Known};
 use super::hosts::Target;
-use super::rules::{Fit, NOT_THIS_PORT, RuleAction, RuleConfig, Via};
+use super::rules::{Fit, NOT_THIS_PORT, NOT_THIS_USER, RuleAction, RuleConfig, Via};
 use super::{Action, Policy};
 
 /// Who asks for what.
@@ -66,7 +66,7 @@ pub(super) fn by_default(policy: &Policy, request: Request<'_>) -> Action {
                 request.client
             ),
             match request.user {
-                None if !rule.users.is_empty() => format!(
+                None if but == NOT_THIS_USER => format!(
                     "Ask as one of the users that [[policy.rule]] number {} is for: the proxy as http://USER:PASSWORD@GATEWAY:PORT.",
                     at + 1
                 ),

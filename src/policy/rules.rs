@@ -90,7 +90,7 @@ impl RuleConfig {
         }
         let named = |user| self.users.iter().any(|listed| listed == user);
         if !self.users.is_empty() && !user.is_some_and(named) {
-            return Fit::Nearly("not for this user");
+            return Fit::Nearly(NOT_THIS_USER);
         }
         Fit::Matches
     }
@@ -106,6 +106,7 @@ impl RuleConfig {
 }
 
 pub(super) const NOT_THIS_PORT: &str = "not this port";
+pub(super) const NOT_THIS_USER: &str = "not for this user";
 
 #[cfg(test)]
 mod tests {
