@@ -378,9 +378,11 @@ impl Registries {
     }
 }
 
-/// Waits for one of the places that a call's client has; `None` where that takes too long.
+/// Waits for one of the places that a call's client has at its registry: one that hangs is no other's
+/// trouble. `None` where that takes too long.
 async fn wait(places: &Shares, call: &Call) -> Option<Share> {
-    let place = tokio::time::timeout(LONGEST_WAIT, places.wait(call.client));
+    let place = places.wait(call.client, &call.endpoint.name);
+    let place = tokio::time::timeout(LONGEST_WAIT, place);
     place.await.ok().flatten()
 }
 
@@ -436,7 +438,7 @@ fn begins_with(path: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
 }
 
-/// Manifests, and blobs, that are on their way from upstream at a time for one client.
+/// Manifests, and blobs, that are on their way from a registry at a time for one client.
 const OF_ONE_CLIENT: usize = 256;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// An upload that is not gone on with is not copied any more.

@@ -181,8 +181,8 @@ impl Answer {
     /// One client has so much on its way from upstream that this has to come later.
     pub fn too_many(call: &Call) -> Self {
         let message = format!(
-            "{} has too many requests on their way upstream at this moment; ask again",
-            call.client
+            "{} has too many requests on their way to {} at this moment; ask again",
+            call.client, call.endpoint.name
         );
         let error = OciError::new(Code::TooManyRequests, message);
         let mut answer = Self::error(StatusCode::TOO_MANY_REQUESTS, &error);

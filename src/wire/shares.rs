@@ -10,7 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug)]
 pub struct Shares {
     each: usize,
-    taken: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+    /// By client, and by what it has a place at.
+    taken: Mutex<HashMap<(IpAddr, String), Weak<Semaphore>>>,
 }
 
 /// A place that is free again when this is dropped.
@@ -39,17 +40,17 @@ impl Shares {
 
     /// A place of `client`'s, where one is free.
     pub fn take(&self, client: IpAddr) -> Option<Share> {
-        self.of(client).try_acquire_owned().ok().map(Share)
+        self.of(client, "").try_acquire_owned().ok().map(Share)
     }
 
-    /// Waits for a place of `client`'s, behind those of its own that came before.
-    pub async fn wait(&self, client: IpAddr) -> Option<Share> {
+    /// Waits for a place of `client`'s at `at`, behind those of its own there that came before.
+    pub async fn wait(&self, client: IpAddr, at: &str) -> Option<Share> {
         // Never closed: there is one in the end.
-        self.of(client).acquire_owned().await.ok().map(Share)
+        self.of(client, at).acquire_owned().await.ok().map(Share)
     }
 
-    fn of(&self, client: IpAddr) -> Arc<Semaphore> {
-        let client = who(client);
+    fn of(&self, client: IpAddr, at: &str) -> Arc<Semaphore> {
+        let client = (who(client), at.to_owned());
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(places) = taken.get(&client).and_then(Weak::upgrade) {
             return places;
