@@ -38,13 +38,14 @@ fn read(policy: &Policy, asked: &str) -> Result<(Target, String), Misused> {
     if asked.contains('/') || asked.contains('@') {
         return image(policy, asked, asked);
     }
-    let name = asked.split(':').next().unwrap_or(asked);
+    let (name, behind) = asked.split_once(':').unwrap_or((asked, ""));
+    let is_port = !behind.is_empty() && behind.bytes().all(|byte| byte.is_ascii_digit());
     // What has a dot is no name of an image alone, and a host that somebody speaks of is meant as one.
     let is_host = asked.contains(['.', '[']) || policy.speaks_of(name) || name == "localhost";
     let target = match host(asked, 443) {
         Ok(target) => target,
         // `nginx:alpine`
-        Err(wrong) if is_host => return Err(wrong),
+        Err(wrong) if is_host || is_port => return Err(wrong),
         Err(wrong) => return image(policy, asked, asked).map_err(|_| wrong),
     };
     // `postgres:16` may be an image, `gateway:8443` is none.
