@@ -235,18 +235,9 @@ fn ports_line(via: Via, target: &Target) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::rule;
     use super::super::{Fallback, PolicyConfig, RegistryConfig};
     use super::*;
-
-    fn rule(action: RuleAction, host: &str) -> RuleConfig {
-        RuleConfig {
-            action,
-            hosts: vec![host.parse().unwrap()],
-            ports: vec![],
-            clients: vec![],
-            users: vec![],
-        }
-    }
 
     fn mend(rules: Vec<RuleConfig>, user: Option<&str>, target: &str) -> String {
         let mut own = RegistryConfig::new("registry.example".parse().unwrap());

@@ -15,7 +15,7 @@ fn entry(host: &str) -> RegistryConfig {
     RegistryConfig::new(host.parse().unwrap())
 }
 
-fn rule(action: RuleAction, host: &str) -> RuleConfig {
+pub(super) fn rule(action: RuleAction, host: &str) -> RuleConfig {
     RuleConfig {
         action,
         hosts: vec![host.parse().unwrap()],

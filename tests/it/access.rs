@@ -297,14 +297,19 @@ async fn a_registry_of_the_same_name_elsewhere_is_another_registry() {
     assert_eq!(reply.status, 404);
 }
 
+/// A blob whose first download stalls in the middle, until the gate opens.
+fn stalled(up: &Upstream, digest: &str) -> Gate {
+    let gate = Gate::new();
+    up.fault(On::get(digest), Fault::StallAt(100_000, gate.clone()));
+    gate
+}
+
 /// What was granted when the download began counts no more than what upstream says last.
 #[tokio::test]
 async fn a_download_that_lands_does_not_give_back_what_upstream_took_away_meanwhile() {
     let (up, registry, image) = private().await;
     let layer = &image.layers[0];
-    let gate = Gate::new();
-    let stall = Fault::StallAt(100_000, gate.clone());
-    up.fault(On::get(&layer.digest), stall);
+    let gate = stalled(&up, &layer.digest);
     let gateway = Gateway::before(&up).start().await;
     let alice = gateway.client().basic("alice", "a-secret");
     let hers = alice.get(&image.repo.blob_url(&layer.digest)).send().await;
@@ -330,9 +335,7 @@ async fn a_download_that_ends_in_anothers_name_grants_nothing_to_who_began_it() 
     let (up, registry, image) = private().await;
     let layer = &image.layers[0];
     let url = image.repo.blob_url(&layer.digest);
-    let gate = Gate::new();
-    let stall = Fault::StallAt(100_000, gate.clone());
-    up.fault(On::get(&layer.digest), stall);
+    let gate = stalled(&up, &layer.digest);
     let gateway = Gateway::before(&up).start().await;
     let alice = gateway.client().basic("alice", "a-secret");
     let hers = alice.get(&url).send().await;
@@ -354,9 +357,7 @@ async fn whom_upstream_refuses_in_the_middle_of_a_download_has_no_older_grant_ei
     let (up, registry, image) = private().await;
     let layer = &image.layers[0];
     let url = image.repo.blob_url(&layer.digest);
-    let gate = Gate::new();
-    let stall = Fault::StallAt(100_000, gate.clone());
-    up.fault(On::get(&layer.digest), stall);
+    let gate = stalled(&up, &layer.digest);
     let gateway = Gateway::before(&up).start().await;
     let alice = gateway.client().basic("alice", "a-secret");
     alice.manifest(&image.repo, &image.manifest.digest).await;
@@ -380,9 +381,7 @@ async fn whom_upstream_refuses_in_the_middle_of_a_download_has_no_older_grant_ei
 async fn a_download_that_lands_makes_no_grant_older_than_it_is() {
     let (up, _, image) = private().await;
     let layer = &image.layers[0];
-    let gate = Gate::new();
-    let stall = Fault::StallAt(100_000, gate.clone());
-    up.fault(On::get(&layer.digest), stall);
+    let gate = stalled(&up, &layer.digest);
     let shim = Shim::compile();
     let gateway = shim.beneath(Gateway::before(&up)).start().await;
     let alice = gateway.client().basic("alice", "a-secret").blind();
