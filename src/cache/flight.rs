@@ -245,13 +245,16 @@ impl Flight {
     }
 
     /// Keeps bytes for followers, who read them from memory once the file has them, and the first few,
-    /// which somebody waits for, at once. They go on where the last ones ended.
-    pub(super) fn came(&self, at: u64, bytes: Bytes) {
+    /// which somebody waits for, at once; answers whether these are some of those. They go on where the
+    /// last ones ended.
+    pub(super) fn came(&self, at: u64, bytes: Bytes) -> bool {
         let end = at + bytes.len() as u64;
         self.fresh.push(at, bytes);
-        if at < AT_ONCE {
+        let awaited = at < AT_ONCE;
+        if awaited {
             self.state.send_modify(|state| state.shown = end);
         }
+        awaited
     }
 
     /// The file has the first `written` bytes.

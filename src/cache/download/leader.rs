@@ -21,7 +21,7 @@ use crate::cache::Cache;
 use crate::cache::flight::{Failure, Flight};
 use crate::cache::origin::{Backoff, FetchError, Fetched, Gone, retry_after};
 use crate::cache::space::Reservation;
-use crate::cache::sync::{JoinError, JoinHandle, spawn_blocking};
+use crate::cache::sync::{JoinError, JoinHandle, spawn_blocking, yield_now};
 use crate::store::Spool;
 
 pub(super) struct Leader<'a> {
@@ -251,10 +251,12 @@ impl<'a> Leader<'a> {
             }
             if !data.is_empty() {
                 self.queued += data.len();
-                if self.straight {
-                    self.flight.came(offset, data.clone());
+                self.queue.push((offset, data.clone()));
+                if self.straight && self.flight.came(offset, data) {
+                    // Whoever waits for these takes them before more is fetched, and before the disk's
+                    // thread asks for a turn as well.
+                    yield_now().await;
                 }
-                self.queue.push((offset, data));
             }
             if is_full {
                 let goes_on = self.next_part(at).filter(|_| !beyond.is_empty());

@@ -14,7 +14,7 @@ pub(super) use std::sync::{
 #[cfg(not(all(test, feature = "model")))]
 pub(super) use tokio::{
     sync::watch,
-    task::{JoinError, JoinHandle, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking, yield_now},
     time::{Sleep, sleep},
 };
 

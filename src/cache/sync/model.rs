@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 pub use shuttle::{
-    future::{JoinError, JoinHandle},
+    future::{JoinError, JoinHandle, yield_now},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +15,7 @@ pub type Sleep = BoxFuture<'static, ()>;
 
 /// Somebody else's turn: there are no clocks in what is tried.
 pub fn sleep(_: Duration) -> Sleep {
-    Box::pin(shuttle::future::yield_now())
+    Box::pin(yield_now())
 }
 
 /// Runs `work` as a thread of its own among those that are tried.
