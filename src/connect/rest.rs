@@ -91,7 +91,7 @@ async fn quiet(pace: &Pace, begun: Instant) {
     }
 }
 
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A stream some of which was read too early.
 struct Early<T> {
