@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use axum::extract::DefaultBodyLimit;
+use axum::http::{StatusCode, Uri};
 use axum::routing::get;
 use axum::{Extension, Json, Router, middleware};
 use http_body_util::BodyExt;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
+use self::api::Problem;
 use self::api::cache::Verifying;
 use self::door::Peer;
 use self::steering::Steering;
@@ -109,25 +111,53 @@ impl Admin {
             // A file of images is as large as it is; every other body is small.
             .layer(DefaultBodyLimit::max(LARGEST_BODY))
             .layer(middleware::from_fn_with_state(self.clone(), door::guard));
-        Router::new()
-            .route("/healthz", get(health::healthz))
-            .route("/readyz", get(health::readyz))
-            .route("/metrics", get(health::metrics))
+        watched()
             .merge(page::assets())
             .merge(guarded)
+            .fallback(nothing_there)
             .with_state(self.clone())
+    }
+
+    /// What it answers while the gateway drains.
+    fn last_router(self: &Arc<Self>) -> Router {
+        let ending = || async {
+            let why = "the gateway is ending; it answers /healthz, /readyz and /metrics until then";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+        };
+        watched().fallback(ending).with_state(self.clone())
     }
 }
 
-/// Serves until the drain begins.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSwap<Patience>>) {
+async fn nothing_there(uri: Uri) -> Problem {
+    Problem::not_found(format!(
+        "there is no {}; the page is at / and /api/v1/openapi.json describes the API",
+        uri.path()
+    ))
+}
+
+/// What asks for nothing but how it goes.
+fn watched() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+}
+
+/// Serves until the drain begins, and those who watch until the process ends: a drain has metrics, too. Where
+/// the socket was `passed`, who comes then is the next process's.
+pub async fn serve(
+    listener: TcpListener,
+    passed: bool,
+    admin: Arc<Admin>,
+    patience: Arc<ArcSwap<Patience>>,
+) {
     let router = admin.router();
     let drain = admin.drain.clone();
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let places_of = Shares::new(MOST_OF_ONE);
     loop {
         let accepted = tokio::select! {
-            () = drain.begun() => return,
+            () = drain.begun() => break,
             accepted = listener.accept() => accepted,
         };
         // Without a place, or a descriptor, it closes: whoever asks will ask again.
@@ -143,6 +173,24 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, patience: Arc<ArcSw
         drain.spawn(async move {
             answer(socket, router, ending, patience).await;
             drop((place, share));
+        });
+    }
+    if passed {
+        return;
+    }
+    let router = admin.last_router();
+    loop {
+        let (Ok((socket, _)), Ok(place)) =
+            (listener.accept().await, places.clone().try_acquire_owned())
+        else {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
+        let (router, patience) = (router.clone(), **patience.load());
+        // The process waits for none of these.
+        tokio::spawn(async move {
+            answer(socket, router, Drain::default(), patience).await;
+            drop(place);
         });
     }
 }

@@ -59,6 +59,8 @@ pub struct App {
     cache: Arc<Cache>,
     doors: Vec<Door>,
     admin: Option<TcpListener>,
+    /// The service manager holds the admin listener's socket as well.
+    admin_passed: bool,
     patience: Arc<ArcSwap<Patience>>,
     clients: Arc<Clients>,
     reloader: Arc<Reloader>,
@@ -129,6 +131,7 @@ impl App {
                 passed,
             });
         }
+        let admin_passed = !sockets.admin.is_empty();
         let admin = listeners(sockets.admin, config.listen.admin.as_slice()).await?;
         let admin = admin.into_iter().next();
         let listening = Listening {
@@ -180,6 +183,7 @@ impl App {
             cache: rooms.cache,
             doors,
             admin,
+            admin_passed,
             patience,
             clients,
             reloader,
@@ -251,7 +255,8 @@ impl App {
             ));
         }
         if let Some(listener) = self.admin {
-            tokio::spawn(admin::serve(listener, self.board, self.patience.clone()));
+            let (board, patience) = (self.board, self.patience.clone());
+            tokio::spawn(admin::serve(listener, self.admin_passed, board, patience));
         }
         service::ready();
         tokio::select! {

@@ -233,3 +233,15 @@ async fn events_tell_of_downloads_and_denials_as_they_come_and_go() {
         "{said}{mend}"
     );
 }
+
+#[tokio::test]
+async fn what_is_not_there_is_told_as_every_other_problem() {
+    let gateway = Gateway::alone().start().await;
+    for path in ["/api/v1/nothing", "/api/v2/images", "/nothing"] {
+        let reply = client::direct(gateway.admin, Method::GET, path, &[]).await;
+        assert_eq!(reply.status, 404, "{path}");
+        assert_eq!(reply.header("content-type"), "application/problem+json");
+        let told = reply.text().await;
+        assert!(told.contains(&format!("there is no {path};")), "{told}");
+    }
+}

@@ -66,6 +66,15 @@ async fn a_running_pull_is_finished() {
     assert_eq!(plain(gateway.proxy, "/v2/").await.status, 503);
     let (refused, _) = gateway.client().try_connect("registry.test:443").await;
     assert_eq!(refused.status, 503);
+    // Nor does who watches it lose sight of it.
+    assert_eq!(plain(gateway.admin, "/readyz").await.status, 503);
+    let counted = plain(gateway.admin, "/metrics").await.text().await;
+    assert!(counted.contains("pierhead_downloads_active 1"), "{counted}");
+    for path in ["/", "/api/v1/status"] {
+        let late = plain(gateway.admin, path).await;
+        assert_eq!(late.status, 503, "{path}");
+        assert!(late.text().await.contains("the gateway is ending"));
+    }
     gate.open();
     reply.verified(&blob.digest).await;
     assert!(gateway.ended(40).await.success());
