@@ -12,6 +12,7 @@ mod summary;
 mod wanting;
 mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use self::directory::Directory;
 use self::helm::Helm;
@@ -44,6 +45,7 @@ pub use crate::cache::StoreError;
 use crate::config::Config;
 use crate::connect::Gateway;
 use crate::listen::{self, Clients, Door};
+use crate::store::is_full;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::{Exporter, Queue};
 use crate::tls::Roots;
@@ -61,6 +63,8 @@ pub struct App {
     admin: Option<TcpListener>,
     /// The service manager holds the admin listener's socket as well.
     admin_passed: bool,
+    /// Where the token could not be left, for want of room, and what address belongs to it.
+    owed: Option<(PathBuf, String)>,
     patience: Arc<ArcSwap<Patience>>,
     clients: Arc<Clients>,
     reloader: Arc<Reloader>,
@@ -148,11 +152,18 @@ impl App {
         let clients = Clients::new(config.limits.connections_per_client);
         let users = Arc::new(ArcSwap::from_pointee(admin_users(&config, &rooms)?));
         let token = Token::new()?;
+        let mut owed = None;
         if let Some(address) = address {
-            let dir = &config.cache.dir;
-            token
-                .leave(dir, &address.to_string())
-                .with_context(|| format!("the cache directory {}", dir.display()))?;
+            let (dir, address) = (&config.cache.dir, address.to_string());
+            match token.leave(dir, &address) {
+                Err(e) if is_full(&e) => {
+                    warn!(error = %e, "commands on this machine cannot reach this gateway until there is room in the cache directory");
+                    owed = Some((dir.clone(), address));
+                }
+                left => {
+                    left.with_context(|| format!("the cache directory {}", dir.display()))?;
+                }
+            }
         }
         config.listen = asked;
         let reloader = Reloader::new(
@@ -184,6 +195,7 @@ impl App {
             doors,
             admin,
             admin_passed,
+            owed,
             patience,
             clients,
             reloader,
@@ -254,6 +266,9 @@ impl App {
                 self.metrics.clone(),
             ));
         }
+        if let Some((dir, address)) = self.owed {
+            tokio::spawn(leave(self.board.clone(), dir, address));
+        }
         if let Some(listener) = self.admin {
             let (board, patience) = (self.board, self.patience.clone());
             tokio::spawn(admin::serve(listener, self.admin_passed, board, patience));
@@ -290,6 +305,17 @@ impl App {
         // What the index has not written yet: last uses, mostly.
         let _ = self.cache.index().flush().await;
         Ok(())
+    }
+}
+
+/// Leaves the token as soon as there is room for it.
+async fn leave(board: Arc<Admin>, dir: PathBuf, address: String) {
+    loop {
+        tokio::time::sleep(A_MOMENT).await;
+        match board.token.leave(&dir, &address) {
+            Ok(()) => return,
+            Err(e) => debug!(error = %e, "there is no room for admin.token yet"),
+        }
     }
 }
 
@@ -352,6 +378,8 @@ fn raise_descriptors() {
     }
 }
 
+/// In which a disk may have become less full.
+const A_MOMENT: Duration = Duration::from_secs(2);
 /// A rename and a sync, on a slow disk.
 const LANDING: Duration = Duration::from_secs(5);
 const FEW_DESCRIPTORS: u64 = 8192;

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use hyper::Method;
 
-use crate::support::{Blob, Client, Fault, Gate, Gateway, On, Repo, Upstream, eventually, within};
+use crate::support::{
+    Blob, Client, Fault, Gate, Gateway, On, Repo, Upstream, client, eventually, within,
+};
 
 const MIB: usize = 1024 * 1024;
 
@@ -192,10 +194,7 @@ async fn without_the_free_space_that_is_asked_for_everything_passes_through() {
 
 #[tokio::test]
 async fn a_full_disk_is_no_failed_pull() {
-    let Some(disk) = Tmpfs::mount(8) else {
-        eprintln!("skipped: this needs root, to mount a small tmpfs");
-        return;
-    };
+    let disk = Tmpfs::mount(8);
     let (up, repo) = upstream().await;
     let small = repo.image("small", 71, &[MIB]);
     let large = repo.image("large", 72, &[12 * MIB, 100]);
@@ -216,10 +215,7 @@ async fn a_full_disk_is_no_failed_pull() {
 
 #[tokio::test]
 async fn a_disk_that_fills_under_a_download_changes_nothing_for_its_clients() {
-    let Some(disk) = Tmpfs::mount(8) else {
-        eprintln!("skipped: this needs root, to mount a small tmpfs");
-        return;
-    };
+    let disk = Tmpfs::mount(8);
     let (up, repo) = upstream().await;
     let blob = repo.blob(81, 5 * MIB);
     let gate = Gate::new();
@@ -241,10 +237,7 @@ async fn a_disk_that_fills_under_a_download_changes_nothing_for_its_clients() {
 
 #[tokio::test]
 async fn a_disk_that_fills_under_a_download_changes_nothing_for_parts_of_it() {
-    let Some(disk) = Tmpfs::mount(8) else {
-        eprintln!("skipped: this needs root, to mount a small tmpfs");
-        return;
-    };
+    let disk = Tmpfs::mount(8);
     let (up, repo) = upstream().await;
     let blob = repo.blob(82, 5 * MIB);
     let gate = Gate::new();
@@ -286,27 +279,62 @@ async fn a_disk_that_fills_under_a_download_changes_nothing_for_parts_of_it() {
     assert_eq!(within(60, first.bytes()).await, blob.bytes[MIB..]);
 }
 
+#[tokio::test]
+async fn a_full_disk_is_no_reason_not_to_start() {
+    let disk = Tmpfs::mount(8);
+    let (up, repo) = upstream().await;
+    let (held, cold) = (repo.image("a", 73, &[MIB]), repo.image("b", 74, &[MIB]));
+    let mut gateway = Gateway::before(&up).cache_in(disk.path()).start().await;
+    gateway.client().pull(&held).await;
+    gateway.terminate().await;
+    disk.fill();
+    let gateway = gateway.restart().await;
+    let gets = up.blob_gets();
+    gateway.client().pull(&held).await;
+    assert_eq!(up.blob_gets(), gets, "what was here is gone");
+    gateway.client().pull(&cold).await;
+
+    // The index has no file: that is told, with what to do about it.
+    let gateway = gateway
+        .restart_as(|setup| {
+            std::fs::remove_file(disk.path().join("index.redb")).unwrap();
+            disk.fill();
+            setup
+        })
+        .await;
+    gateway.client().pull(&held).await;
+    let listed = client::direct(gateway.admin, Method::GET, "/api/v1/images", &[]).await;
+    assert_eq!(listed.status, 500);
+    let told = listed.text().await;
+    assert!(told.contains("make room on its file system"), "{told}");
+
+    // Commands find the gateway once there is room for saying where it is.
+    disk.free();
+    eventually("its token is left", || {
+        let noted = std::fs::read_to_string(disk.path().join("admin.token"));
+        noted.is_ok_and(|noted| noted.starts_with(&gateway.admin.to_string()))
+    })
+    .await;
+}
+
 /// A file system of a few MiB, unmounted when dropped.
 struct Tmpfs(tempfile::TempDir);
 
 // === impl Tmpfs ===
 
 impl Tmpfs {
-    fn mount(mebibytes: usize) -> Option<Self> {
+    /// Only root may; scripts/test runs the tests as root.
+    fn mount(mebibytes: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let size = format!("size={mebibytes}m");
         let mounted = std::process::Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={mebibytes}m"),
-                "pierhead-it",
-            ])
+            .args(["-t", "tmpfs", "-o", &size, "pierhead-it"])
             .arg(dir.path())
-            .output();
-        mounted
-            .is_ok_and(|output| output.status.success())
-            .then_some(Self(dir))
+            .output()
+            .expect("mount(8)");
+        let said = String::from_utf8_lossy(&mounted.stderr);
+        assert!(mounted.status.success(), "{said}");
+        Self(dir)
     }
 
     fn path(&self) -> &Path {
@@ -319,6 +347,13 @@ impl Tmpfs {
         let mut file = std::fs::File::create(self.0.path().join("ballast")).expect("a file");
         let block = vec![0; 16 * 1024];
         while file.write_all(&block).is_ok() {}
+        // Less than a block is left, and may be enough for a small file.
+        while file.write_all(&[0]).is_ok() {}
+    }
+
+    /// Gives back what [`Tmpfs::fill`] took.
+    fn free(&self) {
+        std::fs::remove_file(self.0.path().join("ballast")).expect("it was filled");
     }
 }
 

@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 
 use super::writer::{Op, apply};
 use super::{TagRecord, tag_record};
+use crate::store::is_full;
 
 /// The database, which an I/O error closes for good: it is opened anew then.
 #[derive(Debug)]
@@ -89,10 +90,7 @@ impl Db {
         let (db, path, shut_out) = match made {
             Ok(db) => (db, Some(path), None),
             Err(trouble) => {
-                let why = format!(
-                    "{}: {trouble}; the user that the gateway runs as has to be able to read and write it",
-                    path.display()
-                );
+                let why = format!("{}: {trouble}; {}", path.display(), trouble.mend());
                 (in_memory(&trouble), None, Some(why))
             }
         };
@@ -270,6 +268,16 @@ impl Trouble {
                 ),
                 _ => false,
             },
+        }
+    }
+
+    /// What to do where it keeps the index from having a file.
+    fn mend(&self) -> &'static str {
+        match self {
+            Self::Redb(Error::Io(e)) if is_full(e) => {
+                "make room on its file system, and start the gateway again"
+            }
+            _ => "the user that the gateway runs as has to be able to read and write it",
         }
     }
 }
