@@ -6,7 +6,7 @@ use std::fmt;
 use super::registry_of;
 use crate::cache::Cache;
 use crate::cache::index::images::image_name;
-use crate::cache::index::{IndexError, TagRecord, accept_hash, now_seconds, tag_key};
+use crate::cache::index::{IMPORTED, IndexError, TagRecord, accept_hash, now_seconds, tag_key};
 use crate::oci::digest::Digest;
 use crate::oci::reference::{Reference, RepoName};
 use crate::store::Key;
@@ -144,6 +144,3 @@ impl Cache {
         self.index.release(origin, repository, keys).await
     }
 }
-
-/// In an `Accept`'s place: an import answers all of them.
-const IMPORTED: &str = "import";

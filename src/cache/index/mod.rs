@@ -567,11 +567,14 @@ impl Recent {
     }
 }
 
+/// In an `Accept`'s place: an import answers all of them.
+pub const IMPORTED: &str = "import";
 /// Some hundred bytes each.
 const MOST_RECENT_TAGS: usize = 20_000;
 const MOST_RECENT_MEMBERS: usize = 50_000;
 const BLOCK: u64 = 4096;
 const MOST_MENDINGS: usize = 4;
+/// Of one tag, for ever other `Accept` lists.
 const MOST_VARIANTS: usize = 64;
 const MOST_LOOKED_AT: usize = 4096;
 

@@ -176,6 +176,37 @@ async fn later_uses_go_later_when_the_clock_is_set_back() {
     assert_eq!(order, [key("b"), key("c"), key("a")]);
 }
 
+#[tokio::test]
+async fn a_tag_has_no_more_variants_than_there_are_kinds_of_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    let variant = |accept: &str| tag_key("r.test", "app", "v1", &accept_hash(accept));
+    let imported = variant(IMPORTED);
+    index
+        .set_tag(imported.clone(), Some(stands_for("a", 1)))
+        .await;
+    let rare = variant("b");
+    index.set_tag(rare.clone(), Some(stands_for("b", 2))).await;
+    let other = tag_key("r.test", "app", "v10", &accept_hash(""));
+    index.set_tag(other.clone(), Some(stands_for("a", 2))).await;
+    let invented: Vec<String> = (0..200).map(|n| variant(&format!("a/{n}"))).collect();
+    for (n, key) in invented.iter().enumerate() {
+        let record = stands_for("a", 1000 + n as u64);
+        index.set_tag(key.clone(), Some(record)).await;
+    }
+    index.flush().await.unwrap();
+    drop(index);
+    let index = open_again(dir.path());
+    let held = |key: &String| index.tag(key).is_some();
+    assert!(held(&imported) && held(&rare) && held(&other));
+    let left: Vec<bool> = invented.iter().map(held).collect();
+    let (gone, newest) = left.split_at(200 - (MOST_VARIANTS - 2));
+    assert!(
+        !gone.contains(&true) && !newest.contains(&false),
+        "{left:?}"
+    );
+}
+
 fn stands_for(name: &str, confirmed: u64) -> TagRecord {
     TagRecord {
         digest: key(name).digest.to_string(),
