@@ -164,7 +164,7 @@ impl Registries {
         let path = asked.path();
         let chooses = asked.mirror || asked.site.registry.auth == AuthMode::ClientOrGateway;
         if chooses && path == TOKEN_PATH {
-            return self.token(&asked).await.about("", path);
+            return Box::pin(self.token(&asked)).await.about("", path);
         }
         let Some(identity) = self.identify(&asked) else {
             return self.wants_login(&asked, "a fresh token").about("", path);
@@ -225,7 +225,7 @@ impl Registries {
                 );
             }
             Role::Auth { .. } => {
-                let answer = self.relay(&call, body).await;
+                let answer = Box::pin(self.relay(&call, body)).await;
                 self.note_token_service(&answer);
                 return answer.about("", path);
             }
@@ -270,20 +270,25 @@ impl Registries {
             )
             .about(repository, path);
         }
+        // Boxed, but for what is answered at once: what few requests need is not room, and work, in all of
+        // them.
         match route {
-            Route::Ping => self.ping(&call, &call.asked, body).await.about("", path),
+            Route::Ping => {
+                let answer = Box::pin(self.ping(&call, &call.asked, body)).await;
+                answer.about("", path)
+            }
             Route::Manifest { repo, reference } if reads => {
                 let (name, wanted) = (Arc::<str>::from(&repo), Arc::<str>::from(&reference));
                 let answer = match self.at_once(&call, &repo, &reference) {
                     Some(answer) => answer,
-                    None => self.in_a_task(call, repo, reference).await,
+                    None => Box::pin(self.in_a_task(call, repo, reference)).await,
                 };
                 answer.about(name, wanted)
             }
             Route::Blob { repo, digest } if reads => {
-                self.blob(&call, &repo, &digest).await.about(&repo, &digest)
+                let answer = Box::pin(self.blob(&call, &repo, &digest)).await;
+                answer.about(&repo, &digest)
             }
-            // Boxed: what few requests need is not room, and work, in all of them.
             Route::Manifest { repo, reference } if call.method == Method::PUT => {
                 let pushing = self.push_manifest(&call, &repo, &reference, body);
                 Box::pin(pushing).await.about(&repo, &reference)
@@ -296,19 +301,19 @@ impl Registries {
                 let pushing = self.push_blob(&call, &repo, body);
                 Box::pin(pushing).await.about(&repo, path)
             }
-            Route::Referrers { repo, digest } if reads => self
-                .referrers(&call, &repo, &digest, body)
-                .await
-                .about(&repo, path),
+            Route::Referrers { repo, digest } if reads => {
+                let answer = Box::pin(self.referrers(&call, &repo, &digest, body)).await;
+                answer.about(&repo, path)
+            }
             _ if !in_v2 => {
-                let answer = self.relay_beside(&call, body).await;
+                let answer = Box::pin(self.relay_beside(&call, body)).await;
                 // Some hand tokens out there.
                 self.note_token_service(&answer);
                 answer.about("", path)
             }
             other => {
                 let repository = other.repo().map_or("", RepoName::as_str).to_owned();
-                let answer = self.pass_on(&call, body, &repository).await;
+                let answer = Box::pin(self.pass_on(&call, body, &repository)).await;
                 answer.about(repository, path)
             }
         }
