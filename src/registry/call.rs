@@ -18,6 +18,7 @@ use crate::wire::body::Body;
 use crate::wire::headers;
 
 /// One request, as it came.
+#[derive(Clone)]
 pub struct Asked {
     pub site: Arc<Site>,
     pub rules: Arc<RegistryRules>,
@@ -95,6 +96,18 @@ impl Call {
 
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD
+    }
+
+    /// The same question of another path and query.
+    pub fn asking_for(&self, path_and_query: String) -> Self {
+        let asked = Asked {
+            path_and_query,
+            ..(*self.asked).clone()
+        };
+        Self {
+            asked: Arc::new(asked),
+            identity: self.identity.clone(),
+        }
     }
 
     /// The request as its client made it, for upstream, with this body.

@@ -297,6 +297,10 @@ impl Registries {
                 let deleting = self.delete_manifest(&call, &repo, &reference, body);
                 Box::pin(deleting).await.about(&repo, &reference)
             }
+            Route::Blob { repo, digest } if call.method == Method::DELETE => {
+                let deleting = self.delete_blob(&call, &repo, &digest, body);
+                Box::pin(deleting).await.about(&repo, &digest)
+            }
             Route::Upload { repo } if !reads => {
                 let pushing = self.push_blob(&call, &repo, body);
                 Box::pin(pushing).await.about(&repo, path)

@@ -28,8 +28,8 @@ use crate::oci::error::{Code, OciError};
 use crate::oci::manifest::stated;
 use crate::oci::reference::{Reference, RepoName};
 use crate::store::Key;
-use crate::upstream;
 use crate::upstream::identity::{Identity, Refusal};
+use crate::upstream::{self, FaultKind};
 use crate::wire::body::{self, Body};
 
 /// A copy that the requests of one upload share.
@@ -46,9 +46,18 @@ impl Registries {
     ) -> Answer {
         let bytes = match upstream::collect(request_body, call.rules.manifest_size).await {
             Ok(bytes) => bytes,
-            Err(fault) => {
-                let error = OciError::new(Code::ManifestInvalid, &fault.message);
+            Err(fault) if fault.kind == FaultKind::Nonsense => {
+                let most = call.rules.manifest_size;
+                let why = format!(
+                    "the manifest is larger than limits.manifest_size allows ({most} bytes)"
+                );
+                let error = OciError::new(Code::ManifestInvalid, why);
                 return Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &error);
+            }
+            Err(_) => {
+                let why = "the manifest did not come to its end";
+                let error = OciError::new(Code::ManifestInvalid, why);
+                return Answer::error(StatusCode::BAD_REQUEST, &error);
             }
         };
         let again = Some(bytes.clone());
@@ -114,9 +123,28 @@ impl Registries {
                 index
                     .untag_digest(&call.endpoint.id, repo.as_str(), digest)
                     .await;
+                let key = Key::manifest(digest);
+                self.access.deleted(&call.endpoint, repo, &key).await;
             }
         }
         let _ = index.flush().await;
+        answer
+    }
+
+    /// `DELETE` of a blob (end-10): it is in this repository no more, whoever else has it.
+    pub(super) async fn delete_blob(
+        &self,
+        call: &Call,
+        repo: &RepoName,
+        digest: &Digest,
+        request_body: Body,
+    ) -> Answer {
+        let answer = self.pass_on(call, request_body, repo.as_str()).await;
+        if answer.response.status().is_success() {
+            let key = Key::blob(digest);
+            self.access.deleted(&call.endpoint, repo, &key).await;
+            let _ = self.cache.index().flush().await;
+        }
         answer
     }
 
@@ -147,6 +175,9 @@ impl Registries {
             let message = format!("the repository {from} is not open here: {rule}");
             return Answer::denied(&message, rule);
         }
+        let meant = said.for_upstream(query, from, call);
+        let meant = meant.map(|query| call.asking_for(format!("{path}?{query}")));
+        let call = meant.as_ref().unwrap_or(call);
         let session: Session = match call.method {
             Method::POST => Arc::new(Mutex::new(self.cache.capture().await)),
             _ => self
@@ -303,6 +334,8 @@ fn tee(request_body: Body, session: Session) -> Body {
 struct Said {
     digest: Option<Digest>,
     mount: Option<Digest>,
+    /// It asks for a mount, whether or not of a digest that is known here.
+    mounts: bool,
     from: String,
 }
 
@@ -312,10 +345,6 @@ impl Said {
     /// Reads it as upstream does, whatever is escaped. What could be read in two ways is an error: the
     /// gateway would take note of one blob, and upstream of another.
     fn parse(query: &str) -> Result<Self, String> {
-        let decoded = |text: &str| {
-            let text = text.replace('+', " ");
-            percent_decode_str(&text).decode_utf8_lossy().into_owned()
-        };
         let mut found = HashMap::new();
         for pair in query.split(['&', ';']) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -333,9 +362,36 @@ impl Said {
         Ok(Self {
             digest: digest("digest"),
             mount: digest("mount"),
+            mounts: found.contains_key("mount"),
             from: found.get("from").cloned().unwrap_or_default(),
         })
     }
+
+    /// `query` as upstream is to read it, where that is another: `from`, the repository that a mount reads, by
+    /// its name there; and no mount from wherever the registry has the blob (end-11), where not every
+    /// repository is open. Without it the blob is sent.
+    fn for_upstream(&self, query: &str, from: &str, call: &Call) -> Option<String> {
+        let anywhere = self.mounts && from.is_empty() && call.registry().allows_catalog().is_err();
+        let renamed = from.len() < self.from.len() && from.parse::<RepoName>().is_ok();
+        if !anywhere && !renamed {
+            return None;
+        }
+        let pairs = query.split(['&', ';']).filter_map(|pair| {
+            let name = pair.split('=').next().unwrap_or(pair);
+            match decoded(name).as_str() {
+                "mount" | "from" if anywhere => None,
+                "from" => Some(format!("from={from}")),
+                _ => Some(pair.to_owned()),
+            }
+        });
+        Some(pairs.collect::<Vec<_>>().join("&"))
+    }
+}
+
+/// A name or a value of a query.
+fn decoded(text: &str) -> String {
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
 
 /// Whether upstream says that this is the blob which is there now.

@@ -12,6 +12,7 @@ use crate::cache::flight::Failure;
 use crate::cache::origin::Gone;
 use crate::oci::digest::Digest;
 use crate::oci::error::{Code, OciError};
+use crate::oci::route::Route;
 use crate::telemetry::access::Outcome;
 use crate::upstream::{Fault, FaultKind};
 use crate::wire::body::{self, Body};
@@ -141,7 +142,7 @@ impl Answer {
         if call.is_head() || status.is_success() || !self.response.body().is_end_stream() {
             return self;
         }
-        self.say(&call.endpoint.name)
+        self.say(&call.endpoint.name, call.path())
     }
 
     /// An error of upstream's, or of something before it, that is in other words than a registry's: in
@@ -154,15 +155,15 @@ impl Answer {
         if !error || json || asked.method == Method::HEAD || status.as_u16() == 416 {
             return self;
         }
-        self.say(&asked.endpoint.name)
+        self.say(&asked.endpoint.name, asked.path())
     }
 
-    fn say(mut self, name: &str) -> Self {
+    fn say(mut self, name: &str, path: &str) -> Self {
         let status = self.response.status();
         let code = match status.as_u16() {
             401 => Code::Unauthorized,
             403 => Code::Denied,
-            404 => Code::ManifestUnknown,
+            404 => unknown(path),
             429 => Code::TooManyRequests,
             _ => Code::Unavailable,
         };
@@ -214,6 +215,16 @@ pub fn content(digest: &Digest, media_type: &str, length: Option<u64>) -> http::
         builder = builder.header(header::CONTENT_LENGTH, length);
     }
     builder
+}
+
+/// What a 404 at `path` says is not known.
+fn unknown(path: &str) -> Code {
+    match Route::parse(path) {
+        Ok(Route::Blob { .. }) => Code::BlobUnknown,
+        Ok(Route::Upload { .. }) => Code::BlobUploadUnknown,
+        Ok(Route::Manifest { .. }) => Code::ManifestUnknown,
+        _ => Code::NameUnknown,
+    }
 }
 
 /// Whether a status says nothing that a registry could mean in answer to a question for content: an empty

@@ -214,10 +214,8 @@ impl Registries {
                         return answer;
                     }
                 }
-                Judged::Unclear if !call.is_head() => {}
-                Judged::Unclear => {
-                    return Answer::fault(&nonsense("a manifest without a digest or type"));
-                }
+                // The manifest itself says what a HEAD of it leaves out.
+                Judged::Unclear => {}
                 Judged::Away(error) => return stale.unwrap_or(*error),
                 Judged::No(answer) => return *answer,
             }
@@ -375,7 +373,11 @@ impl Registries {
         // Upstream may say so to who must not know: then the tag stays, for those who may. And who
         // pinned it wants it kept.
         if self.access.holds_offline(call, repo) && !self.cache.index().pins().is_pinned(&name) {
-            self.cache.index().set_tag(question.key.clone(), None).await;
+            let index = self.cache.index();
+            index.set_tag(question.key.clone(), None).await;
+            // What this `Accept` takes and was not given is there for no other one.
+            let taken = |record: &TagRecord| question.accept.allows(&record.media_type);
+            index.forget_variants(&name, taken).await;
         }
     }
 }

@@ -351,3 +351,22 @@ async fn a_push_is_refused_in_words() {
     assert_eq!(code, "DENIED");
     assert!(message.contains("push"), "{message}");
 }
+
+#[tokio::test]
+async fn a_mount_names_the_repository_it_reads_as_its_registry_does() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 41, &[100]);
+    let gateway = Gateway::before(&up).registry("registry.test", "push = \"allow\"");
+    let gateway = gateway.start().await;
+    let digest = &image.layers[0].digest;
+    for from in ["registry.test/app", "registry.test%2Fapp", "app"] {
+        let path = format!("/v2/registry.test/other/blobs/uploads/?mount={digest}&from={from}");
+        ask(&gateway, Method::POST, &path, &[]).await;
+        let seen = up
+            .seen()
+            .into_iter()
+            .rfind(|one| one.method == Method::POST);
+        let query = seen.map(|seen| seen.query);
+        assert_eq!(query, Some(format!("mount={digest}&from=app")), "{from}");
+    }
+}

@@ -126,6 +126,68 @@ async fn a_pushed_tag_is_served_while_upstream_is_away_and_a_deleted_one_is_aske
 }
 
 #[tokio::test]
+async fn what_was_deleted_through_the_gateway_is_not_served_by_its_digest_either() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let image = repo.image("v1", 16, &[100]);
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway.start().await;
+    let client = gateway.client();
+    client.pull(&image).await;
+    let layer = &image.layers[0].digest;
+    for (what, url) in [
+        (layer, repo.blob_url(layer)),
+        (&image.manifest.digest, image.by_digest()),
+    ] {
+        up.fault(On::any(what), uploads(202, ""));
+        let deleted = client.ask(Method::DELETE, &url).send().await;
+        assert_eq!(deleted.status, 202);
+        up.fault(On::any(what).always(), uploads(404, ""));
+        assert_eq!(client.get(&url).send().await.status, 404, "{url}");
+        assert_eq!(client.head(&url).send().await.status, 404, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn who_pushes_is_told_what_upstream_has_now_and_not_what_it_had() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let image = repo.image("v1", 17, &[100]);
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway.start().await;
+    let client = gateway.client();
+    client.pull(&image).await;
+    let layer = &image.layers[0].digest;
+    let url = repo.blob_url(layer);
+    assert_eq!(client.head(&url).send().await.status, 200);
+    up.fault(On::head(layer), uploads(404, ""));
+    assert_eq!(client.head(&url).send().await.status, 404);
+    up.stop().await;
+    assert_eq!(client.head(&url).send().await.status, 200);
+    client.pull(&image).await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_too_large_is_refused_as_the_clients() {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW).text(
+        "limits",
+        "manifest_size",
+        "1KiB",
+    );
+    let gateway = gateway.start().await;
+    let client = gateway.client();
+    let push = client.ask(Method::PUT, &repo.manifest_url("large"));
+    let push = push.body(vec![b' '; 2000]);
+    let push = push.header("content-type", image::OCI_MANIFEST);
+    let refused = push.send().await;
+    assert_eq!(refused.status, 413);
+    let (_, message) = refused.oci_error().await;
+    assert!(message.contains("limits.manifest_size"), "{message}");
+}
+
+#[tokio::test]
 async fn what_is_pushed_by_its_sha512_is_served_while_upstream_is_away() {
     let up = Upstream::start().await;
     let repo = up.repo("registry.test", "app");

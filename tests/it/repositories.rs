@@ -79,6 +79,13 @@ async fn nothing_is_mounted_out_of_a_repository_that_is_not_open() {
         assert_eq!(reply.oci_error().await.0, "DENIED", "{from}");
     }
     assert_eq!(up.requests(), 0, "{:?}", up.seen());
+    // From wherever the registry has it: that may be one of those. The blob is sent instead.
+    for from in ["", "&from=", "&fr%6fm="] {
+        let url = format!("https://{HOST}/v2/team/app/blobs/uploads/?mount={digest}{from}&a=b");
+        gateway.client().ask(Method::POST, &url).send().await;
+        let seen = up.seen().pop().unwrap();
+        assert_eq!(seen.query, "a=b", "{from}");
+    }
 }
 
 #[tokio::test]

@@ -191,6 +191,71 @@ async fn a_tag_that_was_deleted_upstream_is_gone() {
 }
 
 #[tokio::test]
+async fn a_tag_that_was_deleted_upstream_does_not_come_back_when_upstream_goes() {
+    let (up, repo) = upstream_with_app().await;
+    repo.image("latest", 15, &[10]);
+    let gateway = always_asking(&up).start().await;
+    let narrow = [image::OCI_MANIFEST];
+    let wide = [image::OCI_MANIFEST, image::DOCKER_MANIFEST];
+    for accept in [&narrow[..], &wide[..]] {
+        let reply = accepting(&gateway, &repo, "latest", accept).await;
+        assert_eq!(reply.status, 200);
+    }
+    repo.untag("latest");
+    let gone = accepting(&gateway, &repo, "latest", &narrow).await;
+    assert_eq!(gone.status, 404);
+    up.stop().await;
+    let later = accepting(&gateway, &repo, "latest", &wide).await;
+    assert!(later.status >= 500, "{}", later.status);
+}
+
+#[tokio::test]
+async fn a_head_that_upstream_answers_without_a_digest_is_answered_from_the_manifest() {
+    let (up, repo) = upstream_with_app().await;
+    let image = repo.image("latest", 16, &[10]);
+    let gateway = always_asking(&up).start().await;
+    let says = |status, headers: &[(&'static str, &str)]| {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        Fault::Status(status, headers.collect(), "")
+    };
+    let nameless = [
+        ("content-type", image::OCI_MANIFEST),
+        ("content-length", "9"),
+    ];
+    for head in [says(200, &nameless), says(405, &[]), says(200, &nameless)] {
+        up.fault(On::head("/manifests/latest"), head);
+        let client = gateway.client();
+        let asked = client
+            .head(&image.by_tag())
+            .header("accept", image::OCI_MANIFEST);
+        let reply = asked.send().await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("docker-content-digest"), image.manifest.digest);
+        let size = image.manifest.bytes.len().to_string();
+        assert_eq!(reply.header("content-length"), size);
+    }
+}
+
+#[tokio::test]
+async fn a_404_without_words_says_what_is_not_known() {
+    let (up, repo) = upstream_with_app().await;
+    let gateway = always_asking(&up).start().await;
+    let nobodys = format!("sha256:{}", "0".repeat(64));
+    for (path, code) in [
+        (format!("blobs/{nobodys}"), "BLOB_UNKNOWN"),
+        (format!("manifests/{nobodys}"), "MANIFEST_UNKNOWN"),
+        ("tags/list".to_owned(), "NAME_UNKNOWN"),
+    ] {
+        up.fault(On::get(&path), Fault::Status(404, Vec::new(), "<html>"));
+        let reply = gateway.client().get(&repo.url(&path)).send().await;
+        assert_eq!(reply.status, 404);
+        assert_eq!(reply.oci_error().await.0, code, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn an_upstream_too_slow_to_confirm_a_tag_is_treated_as_away() {
     let (up, repo) = upstream_with_app().await;
     let image = repo.image("latest", 13, &[10]);

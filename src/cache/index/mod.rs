@@ -323,6 +323,22 @@ impl Index {
         tag_prefix: &str,
         wanted: impl Fn(&TagRecord) -> bool,
     ) -> Vec<TagRecord> {
+        let variants = self.variants(tag_prefix, wanted);
+        variants.into_iter().map(|(_, record)| record).collect()
+    }
+
+    /// Forgets the records of one tag that are `wanted`, whatever `Accept` they answer.
+    pub async fn forget_variants(&self, tag_prefix: &str, wanted: impl Fn(&TagRecord) -> bool) {
+        for (tag_key, _) in self.variants(tag_prefix, wanted) {
+            self.set_tag(tag_key, None).await;
+        }
+    }
+
+    fn variants(
+        &self,
+        tag_prefix: &str,
+        wanted: impl Fn(&TagRecord) -> bool,
+    ) -> Vec<(String, TagRecord)> {
         if self.recent.is_untagged(tag_prefix) {
             return Vec::new();
         }
@@ -336,7 +352,7 @@ impl Index {
                 }
                 let record = tag_record(value.value());
                 if wanted(&record) {
-                    found.push(record);
+                    found.push((key.value().to_owned(), record));
                 }
                 if found.len() == MOST_VARIANTS {
                     break;
@@ -400,7 +416,13 @@ impl Index {
 
     pub async fn set_member(&self, member: Vec<u8>) {
         self.recent.members.set(member.clone(), true);
-        self.send(Op::Member(member, now_seconds())).await;
+        self.send(Op::Member(member, Some(now_seconds()))).await;
+    }
+
+    /// Upstream has taken this member out.
+    pub async fn forget_member(&self, member: Vec<u8>) {
+        self.recent.members.set(member.clone(), false);
+        self.send(Op::Member(member, None)).await;
     }
 
     /// When the grant was last proven, in seconds since the epoch.
@@ -554,7 +576,7 @@ impl Recent {
         for op in batch {
             match op {
                 Op::Tag(key, Some(_)) => self.tags.lost(key.as_str()),
-                Op::Member(member, _) => self.members.forget(member.as_slice()),
+                Op::Member(member, Some(_)) => self.members.forget(member.as_slice()),
                 _ => {}
             }
         }

@@ -29,7 +29,7 @@ pub(super) enum Op {
     /// Objects whose files are on their way out: their bytes are held from here on.
     Remove(Vec<Key>, RemoveAck),
     Tag(String, Option<TagRecord>),
-    Member(Vec<u8>, u64),
+    Member(Vec<u8>, Option<u64>),
     Grant([u8; 32], Option<u64>),
     /// All records of a tag, whatever `Accept` they answer.
     Untag(String),
@@ -201,6 +201,7 @@ impl Writer {
                 }
                 // What counts no more must not come back with the next start.
                 op @ (Op::Adopt(..)
+                | Op::Member(_, None)
                 | Op::Grant(_, None)
                 | Op::Standing(_, None)
                 | Op::Untag(..)
@@ -332,8 +333,11 @@ pub(super) fn apply(
             Op::Tag(key, None) => {
                 tags.remove(key.as_str())?;
             }
-            Op::Member(member, at) => {
+            Op::Member(member, Some(at)) => {
                 members.insert(member.as_slice(), at)?;
+            }
+            Op::Member(member, None) => {
+                members.remove(member.as_slice())?;
             }
             Op::Grant(grant, Some(at)) => {
                 grants.insert(grant.as_slice(), at)?;

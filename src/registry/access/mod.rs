@@ -1,7 +1,7 @@
 //! The door to the cache: may *this* caller see *this* content of *this* repository?
 //!
 //! Nobody is shown what upstream would not show them. Two facts open the door, and upstream must have
-//! stated both: that the content is in the repository (membership, which stays true), and that the
+//! stated both: that the content is in the repository (membership, which stays true until it is deleted through the gateway), and that the
 //! caller may read the repository (a grant, which is good for minutes). A grant belongs to a
 //! credential, remembered as a keyed hash and never as itself, or to everybody, where the gateway was
 //! served without one. While upstream is away both last for `offline_for`, and for what is pinned as
@@ -194,6 +194,12 @@ impl Access {
         if !self.index.member(&member) {
             self.index.set_member(member).await;
         }
+    }
+
+    /// Notes that `key` is in `repo` no more: upstream has deleted it there.
+    pub async fn deleted(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) {
+        let member = self.member_key(endpoint, repo, key);
+        self.index.forget_member(member).await;
     }
 
     /// Waits until all that was noted is on disk, so that a crash does not take it. Should the index take

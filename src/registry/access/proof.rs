@@ -9,7 +9,8 @@ use super::super::reply::DOCKER_CONTENT_DIGEST;
 use super::{Access, is_away};
 use crate::oci::digest::Digest;
 use crate::oci::reference::RepoName;
-use crate::store::Key;
+use crate::policy::Push;
+use crate::store::{Key, Kind};
 use crate::upstream::identity::Identity;
 use crate::upstream::{self, Fault, FaultKind, Redirected};
 use crate::wire::body::Body;
@@ -83,7 +84,10 @@ impl Access {
         member: bool,
         size: Option<u64>,
     ) -> Proof {
-        if member && self.is_fresh(call, repo) {
+        // Who pushes wants to know whether upstream has the blob now, or has to be sent it.
+        let may_push = call.registry().push == Push::Allow;
+        let pushes = may_push && call.is_head() && key.kind == Kind::Blob;
+        if member && !pushes && self.is_fresh(call, repo) {
             return Proof::Granted;
         }
         let wanted = accept.clone();
