@@ -1,6 +1,7 @@
 //! `export` and `import`: out of a gateway or its directory, and into another.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -257,6 +258,41 @@ async fn an_export_that_broke_off_goes_on_where_it_stopped() {
         .ok();
     let fresh = std::fs::read(desk.file("fresh.tar")).unwrap();
     assert_eq!(std::fs::read(desk.file("out.tar")).unwrap(), fresh);
+}
+
+#[tokio::test]
+async fn a_link_or_a_pipe_that_is_exported_to_stays_what_it_is() {
+    let up = Upstream::start().await;
+    let image = up.repo("registry.test", "app").image("v1", 98, &[LAYER]);
+    let gateway = Gateway::before(&up).start().await;
+    let desk = Desk::at(&gateway);
+    desk.run(&["pull", &name(&image)]).await.ok();
+    let export = async |to: &str| {
+        let args = ["export", &name(&image), "-o", to];
+        desk.run(&args).await.ok();
+        std::fs::symlink_metadata(desk.file(to)).unwrap()
+    };
+    export("whole.tar").await;
+    let whole = std::fs::read(desk.file("whole.tar")).unwrap();
+
+    std::fs::create_dir(desk.file("there")).unwrap();
+    std::os::unix::fs::symlink("there/a.tar", desk.file("link.tar")).unwrap();
+    let target = desk.file("there/a.tar");
+    // To nothing at first.
+    for _ in 0..2 {
+        assert!(export("link.tar").await.is_symlink());
+        assert_eq!(std::fs::read(&target).unwrap(), whole);
+        let left = std::fs::read_dir(desk.file("there")).unwrap();
+        assert_eq!(left.count(), 1, "a part is left");
+        std::fs::write(&target, "an earlier one").unwrap();
+    }
+
+    let pipe = desk.file("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let reader = std::thread::spawn(move || std::fs::read(pipe));
+    assert!(export("pipe").await.file_type().is_fifo());
+    assert_eq!(reader.join().unwrap().unwrap(), whole);
 }
 
 #[tokio::test]

@@ -50,23 +50,21 @@ impl Export {
     pub fn run(self) -> anyhow::Result<()> {
         let images = images::named(&self.image, self.list.as_deref())?;
         images::platforms(&self.platform)?;
-        let to_pipe = self.output == Path::new("-");
-        if to_pipe && io::stdout().is_terminal() {
-            return Err(
-                Misused("a tar is nothing for a terminal: -o FILE, or a pipe".to_owned()).into(),
-            );
-        }
-        if !to_pipe {
-            Part::prefix(&self.output)?;
-        }
         let path = self.path(&images)?;
+        // A named pipe waits for its reader here, before a gateway or a directory waits for it.
+        let target = Target::find(&self.output)?;
         let number = images.len() as u64;
         run_async(async {
             let gateway = self.gateway.as_deref();
             let api = Api::reach(self.config.as_deref(), gateway, Purpose::Use).await?;
-            let result = match to_pipe {
-                true => pour(&api, &path).await,
-                false => save(&api, &path, &self.output).await,
+            let result = match &target {
+                Target::Stdout => pour(&api, &path, io::stdout(), "standard output").await,
+                Target::Device(file) => {
+                    let name = self.output.display().to_string();
+                    let written = pour(&api, &path, file, &name).await;
+                    written.and_then(|written| sync(file).context(name).map(|()| written))
+                }
+                Target::Named(file) => save(&api, &path, file).await,
             };
             api.close().await;
             let written = result?;
@@ -97,8 +95,43 @@ impl Export {
     }
 }
 
-/// Streams the tar to standard output; answers its bytes.
-async fn pour(api: &Api, path: &str) -> anyhow::Result<u64> {
+/// Where the tar goes.
+enum Target {
+    Stdout,
+    /// What is there and is no regular file, such as a named pipe or a stick: it stays what it is.
+    Device(File),
+    /// A file that has this name when it is whole.
+    Named(PathBuf),
+}
+
+// === impl Target ===
+
+impl Target {
+    fn find(output: &Path) -> anyhow::Result<Self> {
+        if output == Path::new("-") {
+            if io::stdout().is_terminal() {
+                return Err(Misused(
+                    "a tar is nothing for a terminal: -o FILE, or a pipe".to_owned(),
+                )
+                .into());
+            }
+            return Ok(Self::Stdout);
+        }
+        Part::prefix(output)?;
+        let shown = || output.display().to_string();
+        match std::fs::metadata(output) {
+            Ok(meta) if !meta.is_file() => {
+                let file = OpenOptions::new().write(true).open(output);
+                Ok(Self::Device(file.with_context(shown)?))
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).with_context(shown),
+            _ => Ok(Self::Named(followed(output))),
+        }
+    }
+}
+
+/// Streams the tar to `out`, called `name`; answers its bytes.
+async fn pour(api: &Api, path: &str, mut out: impl Write, name: &str) -> anyhow::Result<u64> {
     let answer = api
         .well(api.send(get(path).body(nothing())?).await?)
         .await?;
@@ -107,12 +140,11 @@ async fn pour(api: &Api, path: &str) -> anyhow::Result<u64> {
     while let Some(frame) = body.frame().await {
         let frame = frame.with_context(|| format!("{} broke off; begin anew", api.name()))?;
         if let Some(data) = frame.data_ref() {
-            let mut out = io::stdout().lock();
-            out.write_all(data).context("standard output")?;
+            out.write_all(data).with_context(|| name.to_owned())?;
             written += data.len() as u64;
         }
     }
-    io::stdout().flush().context("standard output")?;
+    out.flush().with_context(|| name.to_owned())?;
     Ok(written)
 }
 
@@ -277,6 +309,24 @@ fn nothing() -> Body {
 /// What an entity tag of a tar looks like.
 fn is_tag(text: &str) -> bool {
     (16..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// What a symbolic link leads to, whether that is there or not; a path that is none, as it is. The kernel
+/// has followed it before, so that it goes in no circle.
+fn followed(output: &Path) -> PathBuf {
+    let mut path = output.to_owned();
+    while let Ok(next) = std::fs::read_link(&path) {
+        path = folder(&path).join(next);
+    }
+    path
+}
+
+/// Waits until a device has what was written to it. A pipe knows no such thing.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 fn folder(output: &Path) -> PathBuf {
