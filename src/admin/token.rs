@@ -48,12 +48,20 @@ impl Token {
         let path = file(dir);
         // A file of a former process may be somebody's to read.
         let _ = fs::remove_file(&path);
-        let mut file = fs::OpenOptions::new()
+        let opened = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)?;
-        writeln!(file, "{address} {}", self.0)
+            .open(&path);
+        let left = opened.and_then(|mut file| writeln!(file, "{address} {}", self.0));
+        left.map_err(|e| {
+            let mend = match e.kind() {
+                io::ErrorKind::AlreadyExists => "; it could not be replaced: remove it",
+                _ => "",
+            };
+            let path = path.display();
+            io::Error::new(e.kind(), format!("cannot write {path}: {e}{mend}"))
+        })
     }
 }
 

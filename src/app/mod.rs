@@ -96,6 +96,10 @@ impl App {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         };
+        // A limit of a file's size (ulimit -f) fails the write that meets it, as a full disk would, and does
+        // not kill. The handler stays for good; nobody waits for the signal.
+        let too_large = rustix::process::Signal::XFSZ;
+        drop(signal(SignalKind::from_raw(too_large.as_raw()))?);
         raise_descriptors();
         for warning in &config.warnings {
             warn!("{warning}");
@@ -160,9 +164,7 @@ impl App {
                     warn!(error = %e, "commands on this machine cannot reach this gateway until there is room in the cache directory");
                     owed = Some((dir.clone(), address));
                 }
-                left => {
-                    left.with_context(|| format!("the cache directory {}", dir.display()))?;
-                }
+                left => left?,
             }
         }
         config.listen = asked;

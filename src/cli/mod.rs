@@ -18,6 +18,7 @@ mod words;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use argh::{ArgsInfo, FromArgs};
 
@@ -115,6 +116,7 @@ pub fn run(args: &[String]) -> ExitCode {
         Command::Import(args) => args.run(),
     };
     match result {
+        Ok(()) if UNWRITTEN.load(Ordering::Relaxed) => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             complain(&format!("pierhead: {}", told(&e)));
@@ -172,16 +174,35 @@ fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
     Config::load_here(file)
 }
 
-/// Prints to standard output; a reader that has gone is no error.
+/// Prints to standard output. What cannot be written is told once, and the command fails in the end: it
+/// does first what it was asked to do.
 fn say(text: &str) -> ExitCode {
+    match print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            if !UNWRITTEN.swap(true, Ordering::Relaxed) {
+                complain(&format!("pierhead: standard output: {e}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same for who has another use for the error; a reader that has gone is none.
+fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    ExitCode::SUCCESS
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
+
+/// Something that [`say`] was given is not in standard output.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
 
 const USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.

@@ -6,7 +6,7 @@ use argh::{ArgsInfo, FromArgs};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tracing::warn;
 
-use super::{load, say};
+use super::{load, print};
 use crate::app::App;
 use crate::app::service::Sockets;
 use crate::config::LogFormat;
@@ -47,7 +47,13 @@ impl Serve {
             .build()?;
         let result = runtime.block_on(async {
             let app = App::build(config, sockets).await?;
-            say(app.summary());
+            let summary = app.summary().to_owned();
+            // Who reads it may be stuck; clients do not wait for that.
+            std::thread::spawn(move || {
+                if let Err(error) = print(&summary) {
+                    warn!(%error, "the summary cannot be written to standard output");
+                }
+            });
             app.run(queue).await
         });
         // What is left after the drain is cut here, not waited for.

@@ -44,6 +44,17 @@ pub(super) fn build(mut file: File, places: &Places) -> Result<Config, ConfigErr
         );
     }
     addresses::check(&file.listen, places)?;
+    for (key, dir, usual) in [
+        ("ca.dir", &file.ca.dir, "ca"),
+        ("cache.dir", &file.cache.dir, "cache"),
+    ] {
+        if dir.as_os_str().is_empty() {
+            let message = format!(
+                "an empty path would be the working directory; say for example dir = \"{usual}\""
+            );
+            return wrong(key, None, &message);
+        }
+    }
     match (&file.ca.certificate.0, &file.ca.key.0) {
         (Some(_), None) => return wrong("ca.certificate", None, "say `ca.key` as well"),
         (None, Some(_)) => return wrong("ca.key", None, "say `ca.certificate` as well"),

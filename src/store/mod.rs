@@ -37,8 +37,12 @@ use crate::oci::digest::{Algorithm, Digest, Hasher};
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the cache directory {path} cannot be used: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("the cache directory cannot be used: {path}: {source}{}", mend(source))]
+    Io {
+        /// What of it could not be made or opened.
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("the cache directory {path} is in use by another pierhead{}; give each its own cache.dir", process(*.holder))]
     Locked {
         path: PathBuf,
@@ -90,24 +94,26 @@ impl Drop for Trash {
 impl Store {
     /// Creates the layout where it is missing and takes the directory's lock.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let err = |source| StoreError::Io {
-            path: root.to_path_buf(),
+        let err = |path: &Path, source| StoreError::Io {
+            path: path.to_path_buf(),
             source,
         };
         let mut dirs = fs::DirBuilder::new();
         dirs.recursive(true).mode(0o700);
         for folder in ["blobs", "manifests", "partial"] {
-            dirs.create(root.join(folder)).map_err(err)?;
+            let path = root.join(folder);
+            dirs.create(&path).map_err(|e| err(&path, e))?;
         }
+        let path = root.join("lock");
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(root.join("lock"))
-            .map_err(err)?;
+            .open(&path)
+            .map_err(|e| err(&path, e))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| StoreError::Locked {
             path: root.to_path_buf(),
-            holder: fs::read_to_string(root.join("lock"))
+            holder: fs::read_to_string(&path)
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
         })?;
@@ -329,6 +335,23 @@ impl Store {
 pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// What a person can do about the directory, where it is plain.
+fn mend(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{
+        AlreadyExists, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem,
+    };
+    match error.kind() {
+        PermissionDenied => {
+            "; it has to belong to the user that the gateway runs as, or cache.dir has to be elsewhere"
+        }
+        ReadOnlyFilesystem => "; mount it for writing, or say a cache.dir elsewhere",
+        AlreadyExists | IsADirectory | NotADirectory => {
+            "; something else is in its place: move that away, or say a cache.dir elsewhere"
+        }
+        _ => "",
+    }
 }
 
 fn process(holder: Option<u32>) -> String {

@@ -118,6 +118,22 @@ fn a_directory_serves_one_process() {
 }
 
 #[test]
+fn what_is_in_the_way_is_named_with_its_mend() {
+    for (name, is_folder) in [("blobs", false), ("partial", false), ("lock", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        match is_folder {
+            true => fs::create_dir(&path).unwrap(),
+            false => fs::write(&path, "").unwrap(),
+        }
+        let refused = Store::open(dir.path()).unwrap_err().to_string();
+        let named = format!("the cache directory cannot be used: {}: ", path.display());
+        assert!(refused.starts_with(&named), "{refused}");
+        assert!(refused.contains("move that away"), "{refused}");
+    }
+}
+
+#[test]
 fn keys_survive_the_index() {
     for key in [
         Key::blob(&digest_of(b"a")),

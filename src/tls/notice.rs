@@ -18,6 +18,11 @@ pub enum Notice {
     Foreign { certificate: PathBuf },
     /// Others than the owner may read or write the key.
     KeyMode { key: PathBuf, mode: u32 },
+    /// The CA is not valid yet, by this machine's clock.
+    NotYet {
+        certificate: PathBuf,
+        at: OffsetDateTime,
+    },
     /// The CA ends in less than 30 days, or has ended. `own`: pierhead can renew it.
     Expires {
         certificate: PathBuf,
@@ -54,7 +59,7 @@ impl Notice {
                 Scope::Limited => false,
                 Scope::Unlimited => true,
             },
-            Self::KeyMode { .. } | Self::Expires { .. } => true,
+            Self::KeyMode { .. } | Self::NotYet { .. } | Self::Expires { .. } => true,
         }
     }
 }
@@ -90,6 +95,12 @@ impl fmt::Display for Notice {
                 f,
                 "{} can be used by others than its owner (mode {mode:04o}): chmod 600 it",
                 key.display()
+            ),
+            Self::NotYet { certificate, at } => write!(
+                f,
+                "the CA {} is not valid before {}: look at this machine's clock, which says that this is yet to come",
+                certificate.display(),
+                at.date()
             ),
             Self::Expires {
                 certificate,

@@ -22,7 +22,7 @@ pub enum PullError {
     #[error("{what} broke off: {reason}")]
     Broken { what: String, reason: String },
     #[error(
-        "the cache has no room for {digest}; a larger cache.max_size, or fewer pinned images, would make some"
+        "the cache did not keep {digest}; the gateway's log says why: no room within cache.max_size beside what is pinned, or a disk that is full or takes nothing"
     )]
     NoRoom { digest: Digest },
     #[error("{digest} is no manifest that can be followed: {source}")]

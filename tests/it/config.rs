@@ -1,6 +1,6 @@
 //! The configuration file, the environment over it, and the exit codes.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use crate::support::{Gateway, gateway};
 
@@ -54,6 +54,37 @@ async fn a_value_that_is_none_is_named_with_its_key() {
     )
     .await;
     assert_refused("[cache\n", &["line 1"]).await;
+    assert_refused("[cache]\ndir = \"\"\n", &["line 2", "cache.dir"]).await;
+    assert_refused("[ca]\ndir = \"\"\n", &["line 2", "ca.dir"]).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_printed_is_an_error_but_for_a_reader_that_has_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str], out: Stdio| {
+        let mut command = gateway::command();
+        command.args(args).current_dir(dir.path()).stdout(out);
+        command.output().unwrap()
+    };
+    for args in [
+        &["--version"][..],
+        &["--help"],
+        &["check"],
+        &["manual", "man"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = run(args, full.unwrap().into());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        let named = "pierhead: standard output: No space left";
+        assert_eq!(said.matches(named).count(), 1, "{args:?}: {said}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = run(args, writer.into());
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{args:?}: {output:?}");
+    }
 }
 
 #[tokio::test]

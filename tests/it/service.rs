@@ -1,5 +1,6 @@
 //! Under a service manager: what it is told, and the sockets it passes.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
@@ -24,6 +25,15 @@ struct Manager {
 
 impl Manager {
     fn start(environment: &[(&str, &str)], sockets: Option<[&TcpListener; 2]>) -> Self {
+        Self::start_to(Stdio::null(), environment, sockets)
+    }
+
+    /// The same with a place for the banner.
+    fn start_to(
+        out: Stdio,
+        environment: &[(&str, &str)],
+        sockets: Option<[&TcpListener; 2]>,
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
         let socket = home.path().join("notify");
         let told = UnixDatagram::bind(&socket).unwrap();
@@ -43,7 +53,7 @@ impl Manager {
             .env("NOTIFY_SOCKET", &socket)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(out)
             .stderr(Stdio::piped());
         if let Some([first, second]) = sockets {
             let given =
@@ -111,6 +121,20 @@ async fn the_manager_is_told_of_the_start_the_life_and_the_end() {
     assert!(last.contains("EXTEND_TIMEOUT_USEC=40000000"), "{last}");
     assert!(manager.ended().await.status.success());
     assert!(manager.home.path().join("cache").is_dir());
+}
+
+#[tokio::test]
+async fn a_banner_that_nobody_takes_holds_nothing_up() {
+    let (_stuck, mut pipe) = std::io::pipe().unwrap();
+    let room = rustix::pipe::fcntl_getpipe_size(&pipe).unwrap();
+    pipe.write_all(&vec![b'.'; room]).unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    for out in [Stdio::from(pipe), Stdio::from(full.unwrap())] {
+        let mut manager = Manager::start_to(out, &[], None);
+        manager.hears("READY=1").await;
+        manager.signal("TERM");
+        assert!(manager.ended().await.status.success());
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use hyper::Method;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use crate::desk::Desk;
 use crate::support::{
     Blob, Client, Fault, Gate, Gateway, On, Repo, Upstream, client, eventually, within,
 };
@@ -317,6 +319,46 @@ async fn a_full_disk_is_no_reason_not_to_start() {
     .await;
 }
 
+#[tokio::test]
+async fn a_limit_of_a_files_size_is_no_failed_pull() {
+    let (up, repo) = upstream().await;
+    let (large, small) = (repo.blob(83, 12 * MIB), repo.blob(84, MIB));
+    let gateway = Gateway::before(&up).start().await;
+    let client = gateway.client();
+    // As with `ulimit -f`.
+    let limit = Rlimit {
+        current: Some(4 * MIB as u64),
+        maximum: Some(4 * MIB as u64),
+    };
+    let pid = Pid::from_raw(gateway.pid().cast_signed()).unwrap();
+    prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+    for _ in 0..2 {
+        within(60, fetch(&client, &repo, &large)).await;
+        within(60, fetch(&client, &repo, &small)).await;
+    }
+    assert_eq!(up.count(Method::GET, &small.digest), 1);
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_written_stops_the_start_by_its_name_and_with_the_mend() {
+    let disk = Tmpfs::mount(1);
+    disk.freeze();
+    let desk = Desk::ashore(&Gateway::alone().cache_in(disk.path()));
+    let wrong = desk.run(&["serve"]).await.fails(1);
+    let blobs = disk.path().join("blobs").display().to_string();
+    for word in ["Read-only", "mount it for writing", &blobs] {
+        assert!(wrong.contains(word), "no {word} in {wrong}");
+    }
+
+    let desk = Desk::ashore(&Gateway::alone());
+    let token = desk.file("cache/admin.token");
+    std::fs::create_dir_all(&token).unwrap();
+    let wrong = desk.run(&["serve"]).await.fails(1);
+    for word in ["remove it", &token.display().to_string()] {
+        assert!(wrong.contains(word), "no {word} in {wrong}");
+    }
+}
+
 /// A file system of a few MiB, unmounted when dropped.
 struct Tmpfs(tempfile::TempDir);
 
@@ -349,6 +391,15 @@ impl Tmpfs {
         while file.write_all(&block).is_ok() {}
         // Less than a block is left, and may be enough for a small file.
         while file.write_all(&[0]).is_ok() {}
+    }
+
+    /// Lets nobody write any more.
+    fn freeze(&self) {
+        let mounted = std::process::Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(self.path())
+            .status();
+        assert!(mounted.expect("mount(8)").success());
     }
 
     /// Gives back what [`Tmpfs::fill`] took.

@@ -279,6 +279,20 @@ fn a_bad_value_is_named_with_its_line_and_what_would_be_right() {
             ],
         ),
         (
+            "[cache]\n\ndir = \"\"",
+            [
+                "line 3: `cache.dir`: an empty path",
+                "say for example dir = \"cache\"",
+            ],
+        ),
+        (
+            "[ca]\ndir = \"\"",
+            [
+                "line 2: `ca.dir`: an empty path",
+                "say for example dir = \"ca\"",
+            ],
+        ),
+        (
             "[ca]\ncertificate = \"c\"",
             ["line 2: `ca.certificate`: say `ca.key` as well", ""],
         ),

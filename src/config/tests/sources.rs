@@ -114,4 +114,12 @@ fn a_bad_variable_is_named() {
     );
     let text = bad("PIERHEAD_LISTEN__PROXY", "");
     assert!(text.starts_with("environment variable PIERHEAD_LISTEN__PROXY: `listen.proxy`: pierhead would listen nowhere"), "{text}");
+    for (variable, key) in [
+        ("PIERHEAD_CACHE__DIR", "cache.dir"),
+        ("PIERHEAD_CA__DIR", "ca.dir"),
+    ] {
+        let text = bad(variable, "");
+        let expected = format!("environment variable {variable}: `{key}`: an empty path");
+        assert!(text.starts_with(&expected), "{text}");
+    }
 }

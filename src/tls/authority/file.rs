@@ -156,6 +156,12 @@ impl Authority {
                 mode,
             });
         }
+        if now < self.not_before {
+            notices.push(Notice::NotYet {
+                certificate: self.certificate_path.clone(),
+                at: self.not_before,
+            });
+        }
         if self.not_after - now < EXPIRY_NOTICE {
             notices.push(Notice::Expires {
                 certificate: self.certificate_path.clone(),

@@ -210,6 +210,23 @@ fn a_key_that_others_can_read_and_a_ca_near_its_end_are_noticed() {
 }
 
 #[test]
+fn a_ca_that_is_not_valid_yet_is_noticed_with_its_date_and_the_clock() {
+    let scratch = Scratch::new();
+    let (authority, _) = scratch.open(&["ghcr.io"], &[]);
+    let paths = Paths::new(&scratch.config()).unwrap();
+    let begins = authority.not_before;
+    assert!(authority.notices(&paths, begins).unwrap().is_empty());
+    let notices = authority.notices(&paths, begins - Duration::SECOND);
+    let notices = notices.unwrap();
+    assert!(matches!(notices[..], [Notice::NotYet { .. }]));
+    assert!(notices[0].is_warning());
+    let text = notices[0].to_string();
+    for word in ["look at this machine's clock", &begins.date().to_string()] {
+        assert!(text.contains(word), "no {word} in {text}");
+    }
+}
+
+#[test]
 fn a_key_of_another_certificate_is_refused() {
     let scratch = Scratch::new();
     scratch.open(&["ghcr.io"], &[]);
