@@ -108,13 +108,13 @@ impl Admin {
                 get(move || async move { described.clone() }),
             )
             .merge(page::routes())
+            .fallback(nothing_there)
             // A file of images is as large as it is; every other body is small.
             .layer(DefaultBodyLimit::max(LARGEST_BODY))
             .layer(middleware::from_fn_with_state(self.clone(), door::guard));
         watched()
             .merge(page::assets())
             .merge(guarded)
-            .fallback(nothing_there)
             .with_state(self.clone())
     }
 

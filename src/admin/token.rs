@@ -53,7 +53,12 @@ impl Token {
             .create_new(true)
             .mode(0o600)
             .open(&path);
-        let left = opened.and_then(|mut file| writeln!(file, "{address} {}", self.0));
+        let line = format!("{address} {}\n", self.0);
+        let left = opened.and_then(|mut file| {
+            let written = file.write_all(line.as_bytes());
+            // Half of it would be taken for another's.
+            written.inspect_err(|_| drop(fs::remove_file(&path)))
+        });
         left.map_err(|e| {
             let mend = match e.kind() {
                 io::ErrorKind::AlreadyExists => "; it could not be replaced: remove it",

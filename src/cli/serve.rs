@@ -49,11 +49,14 @@ impl Serve {
             let app = App::build(config, sockets).await?;
             let summary = app.summary().to_owned();
             // Who reads it may be stuck; clients do not wait for that.
-            std::thread::spawn(move || {
+            let saying = std::thread::Builder::new().spawn(move || {
                 if let Err(error) = print(&summary) {
                     warn!(%error, "the summary cannot be written to standard output");
                 }
             });
+            if let Err(error) = saying {
+                warn!(%error, "no thread for the summary");
+            }
             app.run(queue).await
         });
         // What is left after the drain is cut here, not waited for.

@@ -71,6 +71,11 @@ impl Accept {
         self.allowed.is_empty()
     }
 
+    /// Whether it names this very type, and does not only take it with others.
+    pub fn names(&self, media_type: &str) -> bool {
+        self.allowed.contains(media_type)
+    }
+
     /// Whether it says nothing at all.
     pub fn takes_anything(&self) -> bool {
         self.allowed.is_empty() && self.refused.is_empty()

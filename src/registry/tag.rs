@@ -374,10 +374,16 @@ impl Registries {
         // pinned it wants it kept.
         if self.access.holds_offline(call, repo) && !self.cache.index().pins().is_pinned(&name) {
             let index = self.cache.index();
+            let went = index.tag(&question.key).is_some();
             index.set_tag(question.key.clone(), None).await;
-            // What this `Accept` takes and was not given is there for no other one.
-            let taken = |record: &TagRecord| question.accept.allows(&record.media_type);
-            index.forget_variants(&name, taken).await;
+            // A kind that this `Accept` names and was not given is there for no other one. Some registries
+            // answer who names none with a 404 for what they have.
+            let named = |record: &TagRecord| question.accept.names(&record.media_type);
+            if went {
+                // What was said of the tag a moment ago has to be in the table.
+                self.access.is_on_disk().await;
+                index.forget_variants(&name, named).await;
+            }
         }
     }
 }

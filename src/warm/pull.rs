@@ -178,7 +178,7 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
         let what = format!("the manifest {reference} of {}", self.image.repository);
         let path = format!("manifests/{reference}");
         let accept = MANIFEST_TYPES.join(", ");
-        let answer = self.ask(Method::GET, &path, &accept).await?;
+        let answer = self.ask(&path, &accept).await?;
         // Who wants to know what a tag stands for now is not told what it stood for.
         let wants_now = self.options.refresh && reference == self.image.reference.to_string();
         if wants_now && answer.outcome == Outcome::Stale {
@@ -217,7 +217,7 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
     /// What refers to a manifest (distribution spec, end-12a). A registry that does not say has none.
     async fn referrers(&self, digest: &Digest) -> Result<Vec<Digest>, PullError> {
         let path = format!("referrers/{digest}");
-        let answer = self.ask(Method::GET, &path, OCI_INDEX).await?;
+        let answer = self.ask(&path, OCI_INDEX).await?;
         if answer.response.status().is_client_error() {
             return Ok(Vec::new());
         }
@@ -245,13 +245,11 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
         let what = format!("the blob {digest} of {}", self.image.repository);
         let cached = self.warm.cache.blob(digest).await.is_some();
         let mut came = 0;
-        if cached {
-            // Nothing is read; but the door asks upstream where it has to, and remembers the answer.
-            let answer = self.ask(Method::HEAD, &path, "*/*").await?;
-            self.well(&what, answer).await?;
-        } else {
-            let answer = self.ask(Method::GET, &path, "*/*").await?;
-            let answer = self.well(&what, answer).await?;
+        // Of what is cached nothing is read; but the door asks upstream where it has to, and remembers the
+        // answer. No HEAD: that is for who may want to push it.
+        let answer = self.ask(&path, "*/*").await?;
+        let answer = self.well(&what, answer).await?;
+        if !cached {
             if answer.outcome == Outcome::Relay {
                 return Err(PullError::NoRoom {
                     digest: digest.clone(),
@@ -299,7 +297,7 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
         }
     }
 
-    async fn ask(&self, method: Method, path: &str, accept: &str) -> Result<Answer, PullError> {
+    async fn ask(&self, path: &str, accept: &str) -> Result<Answer, PullError> {
         let mut headers = HeaderMap::new();
         if let Ok(accept) = HeaderValue::try_from(accept) {
             headers.insert(header::ACCEPT, accept);
@@ -311,7 +309,7 @@ impl<F: Fn(Event) + Send + Sync> Puller<'_, F> {
         }
         let asked = Asked {
             endpoint: Arc::new(self.place.endpoint()?),
-            method,
+            method: Method::GET,
             path_and_query: format!("/v2/{}/{path}", self.image.repository),
             headers,
             client: super::place::OWN_ADDRESS,

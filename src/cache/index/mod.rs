@@ -327,7 +327,7 @@ impl Index {
         variants.into_iter().map(|(_, record)| record).collect()
     }
 
-    /// Forgets the records of one tag that are `wanted`, whatever `Accept` they answer.
+    /// Forgets the written records of one tag that are `wanted`, whatever `Accept` they answer.
     pub async fn forget_variants(&self, tag_prefix: &str, wanted: impl Fn(&TagRecord) -> bool) {
         for (tag_key, _) in self.variants(tag_prefix, wanted) {
             self.set_tag(tag_key, None).await;

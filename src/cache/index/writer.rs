@@ -71,6 +71,8 @@ pub(super) struct Applied {
     moved: Moved,
     /// By removal, in their order: bytes on disk.
     removed: Vec<u64>,
+    /// A variant of a tag went that nobody had asked to go.
+    dropped: bool,
     walked: bool,
 }
 
@@ -161,6 +163,9 @@ impl Writer {
 
     fn settle(&self, batch: &mut Vec<Op>, applied: Applied) {
         self.ledger.committed(applied.moved);
+        if applied.dropped {
+            self.recent.tags.forget_all();
+        }
         if applied.walked {
             self.ledger.all_found();
             self.db.clear_aside();
@@ -328,6 +333,7 @@ pub(super) fn apply(
                 let is_new = tags.insert(key.as_str(), record)?.is_none();
                 if is_new && let Some(gone) = one_too_many(&tags, key)? {
                     tags.remove(gone.as_str())?;
+                    applied.dropped = true;
                 }
             }
             Op::Tag(key, None) => {

@@ -196,8 +196,12 @@ impl Access {
         }
     }
 
-    /// Notes that `key` is in `repo` no more: upstream has deleted it there.
+    /// Notes that `key` is in `repo` no more: upstream has deleted it there. What is pinned is wanted all
+    /// the same.
     pub async fn deleted(&self, endpoint: &Endpoint, repo: &RepoName, key: &Key) {
+        if self.index.pins().protects(key) {
+            return;
+        }
         let member = self.member_key(endpoint, repo, key);
         self.index.forget_member(member).await;
     }
