@@ -1,4 +1,6 @@
+use super::tags::MOST_VARIANTS;
 use super::*;
+use crate::oci::digest::{Algorithm, Digest};
 use crate::telemetry::metrics::Metrics;
 
 fn key(name: &str) -> Key {

@@ -13,9 +13,8 @@ use super::db::{
 };
 use super::images::{Child, after};
 use super::pins::Pins;
-use super::{
-    IMPORTED, IndexError, MOST_VARIANTS, ObjectInfo, Recent, TagRecord, accept_hash, lock, on_disk,
-};
+use super::tags::one_too_many;
+use super::{IndexError, ObjectInfo, Recent, TagRecord, lock, on_disk};
 use crate::cache::ledger::{Held, Ledger, Moved};
 use crate::store::Key;
 
@@ -412,34 +411,6 @@ pub(super) fn apply(
     }
     applied.moved.known = used;
     Ok(applied)
-}
-
-/// The variant of a tag that goes because `fresh` came, where there are more than [`MOST_VARIANTS`]: whoever
-/// sends an `Accept` that nobody sent before fills no disk. It is the one that was confirmed longest ago, of
-/// those that are not the last to stand for a digest.
-fn one_too_many(
-    tags: &impl ReadableTable<&'static str, (&'static str, &'static str, u64, u64)>,
-    fresh: &str,
-) -> Result<Option<String>, Error> {
-    let prefix = fresh.rfind('\n').map_or(fresh, |at| &fresh[..=at]);
-    // What was carried in by hand was confirmed by nobody.
-    let imported = accept_hash(IMPORTED);
-    let mut variants = Vec::new();
-    let mut standing: HashMap<String, usize> = HashMap::new();
-    for entry in tags.range(prefix..after(prefix).as_str())? {
-        let (key, value) = entry?;
-        let (key, (digest, _, _, confirmed)) = (key.value(), value.value());
-        *standing.entry(digest.to_owned()).or_default() += 1;
-        variants.push((confirmed, key.to_owned(), digest.to_owned()));
-    }
-    if variants.len() <= MOST_VARIANTS {
-        return Ok(None);
-    }
-    let may_go = variants
-        .into_iter()
-        .filter(|(_, key, _)| key != fresh && !key.ends_with(&imported));
-    let gone = may_go.min_by_key(|(confirmed, _, digest)| (standing[digest] == 1, *confirmed));
-    Ok(gone.map(|(_, key, _)| key))
 }
 
 fn names_of(pins: &impl ReadableTable<&'static str, u64>) -> Result<BTreeSet<String>, Error> {
