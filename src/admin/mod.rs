@@ -151,13 +151,13 @@ pub async fn serve(
     admin: Arc<Admin>,
     patience: Arc<ArcSwap<Patience>>,
 ) {
-    let router = admin.router();
+    let (router, last) = (admin.router(), admin.last_router());
     let drain = admin.drain.clone();
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let places_of = Shares::new(MOST_OF_ONE);
     loop {
         let accepted = tokio::select! {
-            () = drain.begun() => break,
+            () = drain.begun(), if passed => return,
             accepted = listener.accept() => accepted,
         };
         // Without a place, or a descriptor, it closes: whoever asks will ask again.
@@ -168,30 +168,19 @@ pub async fn serve(
         let Some(share) = places_of.take(from.ip()) else {
             continue;
         };
-        let router = router.clone().layer(Extension(Peer(from)));
-        let (ending, patience) = (drain.clone(), **patience.load());
-        drain.spawn(async move {
+        let (drain, patience) = (drain.clone(), **patience.load());
+        let serving = |router, ending| async move {
             answer(socket, router, ending, patience).await;
             drop((place, share));
-        });
-    }
-    if passed {
-        return;
-    }
-    let router = admin.last_router();
-    loop {
-        let (Ok((socket, _)), Ok(place)) =
-            (listener.accept().await, places.clone().try_acquire_owned())
-        else {
-            tokio::time::sleep(BREATH).await;
-            continue;
         };
-        let (router, patience) = (router.clone(), **patience.load());
-        // The process waits for none of these.
-        tokio::spawn(async move {
-            answer(socket, router, Drain::default(), patience).await;
-            drop(place);
-        });
+        match drain.has_begun() {
+            false => {
+                let router = router.clone().layer(Extension(Peer(from)));
+                drain.spawn(serving(router, drain.clone()));
+            }
+            // The process waits for none of these.
+            true => drop(tokio::spawn(serving(last.clone(), Drain::default()))),
+        }
     }
 }
 

@@ -120,6 +120,8 @@ impl Registries {
                 index.untag(prefix).await;
             }
             Reference::Digest(digest) => {
+                // What was said of its tags a moment ago has to be in the table.
+                self.access.is_on_disk().await;
                 index
                     .untag_digest(&call.endpoint.id, repo.as_str(), digest)
                     .await;

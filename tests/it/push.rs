@@ -4,7 +4,7 @@ use hyper::Method;
 
 use crate::access::private;
 use crate::robot::{Asks, PASSWORD, gateway_as, robots};
-use crate::support::{Blob, Client, Fault, Gateway, Image, On, Upstream, content, image};
+use crate::support::{Blob, Client, Fault, Gateway, Image, On, Repo, Upstream, content, image};
 
 async fn assert_push_refused(client: &Client, image: &Image) {
     let digest = &image.layers[0].digest;
@@ -67,6 +67,15 @@ async fn a_large_upload_is_denied_without_being_read_to_its_end() {
 
 const ALLOW: &str = "push = \"allow\"";
 
+/// A registry that takes pushes, with a repository in it.
+async fn open_to_pushes() -> (Upstream, Repo, Gateway) {
+    let up = Upstream::start().await;
+    let repo = up.repo("registry.test", "app");
+    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
+    let gateway = gateway.start().await;
+    (up, repo, gateway)
+}
+
 fn uploads(status: u16, location: &str) -> Fault {
     Fault::Status(status, vec![("location", location.to_owned())], "")
 }
@@ -98,11 +107,8 @@ async fn an_upload_that_upstream_leads_to_the_host_it_was_told_is_the_registrys_
 
 #[tokio::test]
 async fn a_pushed_tag_is_served_while_upstream_is_away_and_a_deleted_one_is_asked_for() {
-    let up = Upstream::start().await;
-    let repo = up.repo("registry.test", "app");
+    let (up, repo, gateway) = open_to_pushes().await;
     let image = repo.image("v1", 6, &[100]);
-    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
-    let gateway = gateway.start().await;
     let client = gateway.client();
     let url = repo.manifest_url("pushed");
     up.fault(On::any("/manifests/pushed"), uploads(201, ""));
@@ -127,11 +133,8 @@ async fn a_pushed_tag_is_served_while_upstream_is_away_and_a_deleted_one_is_aske
 
 #[tokio::test]
 async fn what_was_deleted_through_the_gateway_is_not_served_by_its_digest_either() {
-    let up = Upstream::start().await;
-    let repo = up.repo("registry.test", "app");
+    let (up, repo, gateway) = open_to_pushes().await;
     let image = repo.image("v1", 16, &[100]);
-    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
-    let gateway = gateway.start().await;
     let client = gateway.client();
     client.pull(&image).await;
     let layer = &image.layers[0].digest;
@@ -150,11 +153,8 @@ async fn what_was_deleted_through_the_gateway_is_not_served_by_its_digest_either
 
 #[tokio::test]
 async fn who_pushes_is_told_what_upstream_has_now_and_not_what_it_had() {
-    let up = Upstream::start().await;
-    let repo = up.repo("registry.test", "app");
+    let (up, repo, gateway) = open_to_pushes().await;
     let image = repo.image("v1", 17, &[100]);
-    let gateway = Gateway::before(&up).registry("registry.test", ALLOW);
-    let gateway = gateway.start().await;
     let client = gateway.client();
     client.pull(&image).await;
     let layer = &image.layers[0].digest;

@@ -19,8 +19,9 @@ use redb::{
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::TagRecord;
+use super::tags::tag_record;
 use super::writer::{Op, apply};
-use super::{TagRecord, tag_record};
 use crate::store::is_full;
 
 /// The database, which an I/O error closes for good: it is opened anew then.

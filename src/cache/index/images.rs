@@ -11,8 +11,9 @@ use super::db::{
     CHILDREN, LEARNT, LRU, OBJECTS, PARENTS, PINS, REFERRERS, RELEASED, STANDING, TAGS,
 };
 use super::pins::Pins;
+use super::tags::tag_record;
 use super::writer::Op;
-use super::{Index, IndexError, TagRecord, tag_prefix, tag_record};
+use super::{Index, IndexError, TagRecord, tag_prefix};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Children;
 use crate::store::{Key, Kind};

@@ -29,7 +29,6 @@ use self::db::{Db, GRANTS, LRU, MEMBERS, Mended, OBJECTS, USED, WALKED, meta};
 use self::heard::Heard;
 use self::memory::Memory;
 use self::pins::Pins;
-use self::tags::tag_record;
 pub use self::tags::{IMPORTED, TagRecord, accept_hash, tag_key, tag_prefix};
 use self::writer::{Ack, Op, Writer};
 use super::ledger::{Held, Ledger};
