@@ -473,8 +473,9 @@ impl Hand {
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }
-        // The admin listener is cut off with the process.
-        exchange(TokioIo::new(socket), request, body).await.0
+        // The admin listener is cut off with the process, and while that ends it says so.
+        let answer = exchange(TokioIo::new(socket), request, body).await.0;
+        answer.filter(|(status, _)| *status != 503)
     }
 }
 

@@ -58,6 +58,16 @@ impl<K: Hash + Eq, V: Clone> Memory<K, V> {
         Some(found)
     }
 
+    /// What is known of `key` without reading.
+    pub(super) fn known<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let inside = self.read();
+        inside.known.get(key).map(|(known, _)| known.clone())
+    }
+
     /// The table is told this now.
     pub(super) fn set(&self, key: K, value: V) {
         let mut inside = self.write();

@@ -70,13 +70,17 @@ impl Index {
             let mut found = Vec::new();
             for entry in table.range(tag_prefix..)?.take(MOST_LOOKED_AT) {
                 let (key, value) = entry?;
-                if !key.value().starts_with(tag_prefix) {
+                let key = key.value();
+                if !key.starts_with(tag_prefix) {
                     break;
                 }
-                let record = tag_record(value.value());
-                if wanted(&record) {
-                    found.push((key.value().to_owned(), record));
-                }
+                // What was said of it since, and is not written yet, is what counts.
+                let record = match self.recent.tags.known(key) {
+                    None => Some(tag_record(value.value())),
+                    Some(told) => told.map(|told| (*told).clone()),
+                };
+                let record = record.filter(&wanted);
+                found.extend(record.map(|record| (key.to_owned(), record)));
                 if found.len() == MOST_VARIANTS {
                     break;
                 }

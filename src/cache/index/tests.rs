@@ -209,6 +209,24 @@ async fn a_tag_has_no_more_variants_than_there_are_kinds_of_clients() {
     );
 }
 
+#[tokio::test]
+async fn a_variant_that_was_forgotten_is_not_listed_though_the_table_has_it_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(dir.path());
+    let variant = |accept: &str| tag_key("r.test", "app", "v1", &accept_hash(accept));
+    for accept in ["a", "b"] {
+        let record = stands_for("a", 1);
+        index.set_tag(variant(accept), Some(record)).await;
+    }
+    index.flush().await.unwrap();
+    index.db.is_full.store(true, Ordering::Relaxed);
+    let prefix = tag_prefix("r.test", "app", "v1");
+    index.forget_variants(&prefix, |_| true).await;
+    assert!(index.tag_variants(&prefix, |_| true).is_empty());
+    let _ = index.flush().await;
+    assert!(index.tag_variants(&prefix, |_| true).is_empty());
+}
+
 fn stands_for(name: &str, confirmed: u64) -> TagRecord {
     TagRecord {
         digest: key(name).digest.to_string(),
